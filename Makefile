@@ -1,0 +1,62 @@
+# nestbed. `make run` and `make test` set up everything they need; `make help` lists the rest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO      ?= go
+BIN     := bin/nestbed
+RUNS    := results/runs
+# The payload's bytes are part of every cell's identity: no path, no commit, no build id in them.
+PAYLOAD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+GO_SOURCES := $(shell find . -name '*.go' -not -path './bin/*' -not -path './results/runs/*') go.mod go.sum
+
+.PHONY: help setup build payload run test test-all unit e2e bench lint try clean fuzz
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## look for what is missing (QEMU, git, xz, ...) and install it with apt
+	@.ci/setup
+
+build: $(BIN) ## build bin/nestbed, guest agent and init inside
+
+payload: images/payload/init images/payload/agent
+
+images/payload/init: $(GO_SOURCES)
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(PAYLOAD_FLAGS) -o $@ ./images/init
+
+images/payload/agent: $(GO_SOURCES)
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(PAYLOAD_FLAGS) -o $@ ./guestagent
+
+$(BIN): payload $(GO_SOURCES)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./harness/cmd/nestbed
+
+run: setup build ## run the suite on a stock kernel and print verdicts (ARGS='...' for more)
+	@$(BIN) run --output $(RUNS) $(ARGS)
+
+try: build ## S=NAME: build, run one scenario on the default kernel, print its verdict
+	@test -n "$(S)" || { echo "make try: which scenario? type: make try S=attach-group-container" >&2; exit 2; }
+	@$(BIN) run --output $(RUNS) '$(S)' $(ARGS)
+
+test: setup lint unit e2e ## lint, unit tests with -race, end-to-end tests with real kernels
+
+lint: ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change: $$out" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+unit: payload ## unit tests, no QEMU needed
+	$(GO) test -race -short -timeout 10m ./...
+
+e2e: payload ## end-to-end tests: real QEMU, real kernels
+	$(GO) test -p 1 -timeout 40m -count=1 ./...
+
+test-all: setup lint unit e2e ## make test, and the whole suite on every stock kernel
+	NESTBED_ALL=1 $(GO) test -timeout 120m -count=1 -run 'TestSuite' ./harness/cmd/nestbed
+
+bench: setup build ## ratios against bare QEMU, with a spinner beside
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./harness/bench
+
+clean: ## remove what make build made; caches: nestbed cache prune
+	rm -rf bin images/payload/init images/payload/agent
