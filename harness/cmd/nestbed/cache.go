@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nestbed/nestbed/harness/pool"
+)
+
+func newCache() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "cache", Short: "what the cache holds, and less of it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fmt.Errorf("cache what? %s du or prune", cmd.CommandPath())
+		},
+	}
+	cmd.AddCommand(
+		&cobra.Command{Use: "du", Short: "what the cache holds, in MB", Args: cobra.NoArgs, RunE: cacheDu},
+		&cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, initramfs files", Args: cobra.NoArgs, RunE: cachePrune},
+	)
+	return cmd
+}
+
+func cacheDu(cmd *cobra.Command, _ []string) error {
+	h, err := findHome("")
+	if err != nil {
+		return err
+	}
+	cache, err := h.kernels()
+	if err != nil {
+		return err
+	}
+	u, err := cache.Usage()
+	if err != nil {
+		return err
+	}
+	initrds, err := pool.Usage(h.initrds())
+	if err != nil {
+		return err
+	}
+	tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
+	row := func(bytes int64, what string) { fmt.Fprintf(tw, "%.1f\t MB  %s\n", float64(bytes)/(1<<20), what) }
+	for _, k := range u.Kernels {
+		row(k.Size, "kernel "+k.Release)
+	}
+	row(u.Lists, "package lists")
+	row(u.Temp, "imports under way")
+	row(initrds, "initramfs files")
+	row(u.Total+initrds, "in "+h.cache)
+	return tw.Flush()
+}
+
+func cachePrune(cmd *cobra.Command, _ []string) error {
+	h, err := findHome("")
+	if err != nil {
+		return err
+	}
+	cache, err := h.kernels()
+	if err != nil {
+		return err
+	}
+	pruned, err := cache.Prune(nil)
+	if err != nil {
+		return err
+	}
+	initrds, err := pool.Prune(h.initrds())
+	if err != nil {
+		return err
+	}
+	for _, k := range pruned.Kernels {
+		fmt.Fprintf(cmd.OutOrStdout(), "removed kernel %s\n", k.Release)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "freed %.1f MB\n", float64(pruned.Bytes+initrds)/(1<<20))
+	return nil
+}

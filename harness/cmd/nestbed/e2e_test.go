@@ -1,0 +1,277 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/nestbed/nestbed/images"
+	"github.com/nestbed/nestbed/results"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+const moduleRoot = "../../.."
+
+// program builds nestbed with the guest's programs in it, once, as make build does, but with the race
+// detector where there is a C compiler.
+var program = sync.OnceValues(func() (string, error) {
+	ctx := context.Background()
+	if err := images.BuildPayload(ctx, moduleRoot, filepath.Join(moduleRoot, "images", "payload")); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "nestbed-e2e-")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "nestbed")
+	args := []string{"build", "-o", bin}
+	if _, err := exec.LookPath("gcc"); err == nil {
+		args = append(args, "-race")
+	}
+	if out, err := exec.CommandContext(ctx, "go", append(args, ".")...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+func nestbed(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs QEMU and a kernel; -short leaves it out")
+	}
+	bin, err := program()
+	assert.NilError(t, err)
+	cmd := exec.Command(bin, args...)
+	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return cmd
+}
+
+// finish runs a command to its end and gives its status and what it printed.
+func finish(t *testing.T, cmd *exec.Cmd) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// suite runs nestbed run --json and gives its cells.
+func suite(t *testing.T, args ...string) (int, []results.Cell) {
+	t.Helper()
+	status, stdout, stderr := finish(t, nestbed(t, append([]string{"run", "--json"}, args...)...))
+	t.Log(stderr)
+	var cells []results.Cell
+	for line := range strings.Lines(stdout) {
+		var c results.Cell
+		assert.NilError(t, json.Unmarshal([]byte(line), &c), line)
+		cells = append(cells, c)
+		t.Logf("%-5s %s: %s %s", c.Verdict, c.ID(), c.Title, c.Reason)
+	}
+	return status, cells
+}
+
+const unloadBug = "unload-vendor-while-vfio-holds-kvm"
+
+// The purpose of it all: a kernel without the bug is green, one with it is red with the kernel's own words.
+func TestSuite(t *testing.T) {
+	for _, c := range []struct {
+		kernel string
+		bug    bool
+		always bool
+	}{
+		{"debian:6.1", false, true},
+		{"debian:6.12", true, true},
+		{"debian:trixie-backports/7.3", true, true},
+		{"debian:bullseye/5.10", false, false},
+	} {
+		t.Run(c.kernel, func(t *testing.T) {
+			if !c.always && os.Getenv("NESTBED_ALL") == "" {
+				t.Skip("make test-all runs the suite on this kernel")
+			}
+			status, cells := suite(t, "--no-known", "-k", c.kernel)
+			assert.Assert(t, len(cells) >= 8)
+			for _, cell := range cells {
+				if c.bug && cell.Scenario == unloadBug {
+					assert.Check(t, cmp.Equal(cell.Verdict, record.Crash), cell.ID())
+					assert.Check(t, strings.Contains(cell.Title+cell.Reason, "NULL pointer dereference in"), "%s; %s", cell.Title, cell.Reason)
+					continue
+				}
+				assert.Check(t, cmp.Equal(cell.Verdict, record.Pass), "%s: %s; %s", cell.ID(), cell.Title, cell.Reason)
+			}
+			assert.Check(t, cmp.Equal(status, map[bool]int{false: 0, true: 1}[c.bug]))
+		})
+	}
+}
+
+// The known-issues file that ships explains the bug on a stock kernel, and nothing else.
+func TestKnownIssueIsGreen(t *testing.T) {
+	status, cells := suite(t, "-k", "debian:6.12", unloadBug, "unload-kvm-*")
+	assert.Equal(t, len(cells), 2)
+	slices.SortFunc(cells, func(a, b results.Cell) int { return int(b.Verdict) - int(a.Verdict) })
+	assert.Check(t, cmp.Equal(cells[0].Verdict, record.Known))
+	assert.Check(t, cells[0].Known != "")
+	assert.Check(t, cmp.Equal(cells[1].Verdict, record.Pass), cells[1].Scenario)
+	assert.Check(t, cmp.Equal(status, 0))
+}
+
+// long is a scenario that runs for some seconds, on the default kernel.
+const long = "detach-sigkill-owner"
+
+// started is a run whose first cell is under way.
+type started struct {
+	*exec.Cmd
+	qemu []int // pids
+	run  string
+	errs *bytes.Buffer
+}
+
+// start starts a run of one quick and several long cells, one after the other, and waits until the second
+// is under way: a verdict is on disk, and QEMU runs.
+func start(t *testing.T) *started {
+	t.Helper()
+	cmd := nestbed(t, "run", "-j", "1", "--json", "--no-known", "attach-group-container", long, "l2-runs")
+	stdout, err := cmd.StdoutPipe()
+	assert.NilError(t, err)
+	s := &started{Cmd: cmd, errs: &bytes.Buffer{}}
+	cmd.Stderr = s.errs
+	assert.NilError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // fails when it has ended, as it should have
+	lines := bufio.NewScanner(stdout)
+	assert.Assert(t, lines.Scan(), "no verdict: %s", s.errs)
+	go func() { _, _ = io.Copy(io.Discard, stdout) }()
+	s.run = filepath.Join(state(cmd), "nestbed", "runs")
+	waitFor(t, "the second cell's agent to speak", func() bool {
+		found, _ := filepath.Glob(filepath.Join(s.run, "*", "*"+long+"*", "**", "records.jsonl"))
+		if len(found) == 0 {
+			found, _ = filepath.Glob(filepath.Join(s.run, "*", "*", "*", "records.jsonl"))
+			found = slices.DeleteFunc(found, func(f string) bool { return !strings.Contains(f, long) })
+		}
+		return len(found) > 0
+	})
+	s.qemu = children(t, cmd.Process.Pid)
+	assert.Equal(t, len(s.qemu), 1, "one QEMU runs at -j 1")
+	return s
+}
+
+func state(cmd *exec.Cmd) string {
+	for _, e := range slices.Backward(cmd.Env) {
+		if dir, ok := strings.CutPrefix(e, "XDG_STATE_HOME="); ok {
+			return dir
+		}
+	}
+	return ""
+}
+
+// waitFor polls files and processes of another program, which have no event to wait for.
+func waitFor(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(2 * time.Minute)
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func children(t *testing.T, pid int) []int {
+	t.Helper()
+	var pids []int
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	assert.NilError(t, err)
+	for _, task := range tasks {
+		data, err := os.ReadFile(task)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(data)) {
+			child, err := strconv.Atoi(field)
+			assert.NilError(t, err)
+			pids = append(pids, child)
+		}
+	}
+	return pids
+}
+
+// gone says that a process has ended, waiting for it by pidfd.
+func gone(t *testing.T, pid int) bool {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	assert.NilError(t, err)
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+	}
+	assert.NilError(t, err)
+	return n == 1
+}
+
+// show prints the run that a started command left behind.
+func (s *started) show(t *testing.T) (int, string) {
+	t.Helper()
+	cmd := nestbed(t, "show", "--output", s.run, "last")
+	status, stdout, stderr := finish(t, cmd)
+	t.Log(stdout, stderr)
+	return status, stdout
+}
+
+func TestSignalsEndGuestsAndKeepVerdicts(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			s := start(t)
+			assert.NilError(t, s.Process.Signal(sig))
+			err := s.Wait()
+			assert.Check(t, cmp.ErrorContains(err, "exit status"))
+			assert.Check(t, cmp.Equal(s.ProcessState.ExitCode(), 128+int(sig)))
+			for _, pid := range s.qemu {
+				assert.Check(t, gone(t, pid), "QEMU %d survived", pid)
+			}
+			status, text := s.show(t)
+			assert.Check(t, cmp.Equal(status, 2), "a run with unfinished cells is not green")
+			assert.Check(t, cmp.Contains(text, "pass"))
+			assert.Check(t, cmp.Contains(text, "unfinished"))
+		})
+	}
+}
+
+func TestKilledHarnessLeavesNoQEMU(t *testing.T) {
+	s := start(t)
+	assert.NilError(t, s.Process.Kill())
+	_ = s.Wait() // "signal: killed"
+	for _, pid := range s.qemu {
+		assert.Check(t, gone(t, pid), "QEMU %d survived its harness", pid)
+	}
+	status, text := s.show(t)
+	assert.Check(t, cmp.Equal(status, 2))
+	assert.Check(t, cmp.Contains(text, "unfinished"))
+	assert.Check(t, cmp.Contains(text, long))
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The test binary is nestbed itself when a script calls it.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"nestbed": main})
+}
+
+// The scripts show what a user sees who types something wrong, or asks for what needs no guest. They
+// need neither QEMU nor a network.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
+			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("HOME", env.WorkDir)
+			// Nothing of the machine's is found, above all no QEMU: only the nestbed that testscript put first.
+			env.Setenv("PATH", filepath.SplitList(env.Getenv("PATH"))[0])
+			return nil
+		},
+	})
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nestbed/nestbed/results"
+	"github.com/nestbed/nestbed/results/render"
+)
+
+func newShow() *cobra.Command {
+	var output string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show RUN [CELL]",
+		Short: "print a run, or one of its cells with its evidence",
+		Long: `RUN is an id, a unique prefix of one, "last", or a run's folder. CELL is SCENARIO[@VARIANT]/KERNEL/MACHINE,
+or as much of its beginning as is unique. The exit status is that of the run.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := findHome(output)
+			if err != nil {
+				return err
+			}
+			run, err := results.Open(h.runs, args[0])
+			if err != nil {
+				return err
+			}
+			defer run.Close()
+			if len(args) == 2 {
+				c, err := run.Find(args[1])
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return render.JSON(cmd.OutOrStdout(), run, c)
+				}
+				return render.Detail(cmd.OutOrStdout(), run, c)
+			}
+			cells, err := run.Cells()
+			if err != nil {
+				return err
+			}
+			unfinished, err := run.Unfinished()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				for _, c := range cells {
+					if err := render.JSON(cmd.OutOrStdout(), run, c); err != nil {
+						return err
+					}
+				}
+				return status(cells, unfinished)
+			}
+			if err := render.Table(cmd.OutOrStdout(), summary(run, cells, unfinished, results.Known{}, elapsed(run, cells))); err != nil {
+				return err
+			}
+			return status(cells, unfinished)
+		},
+	}
+	cmd.Flags().StringVar(&output, "output", "", "folder of runs (default: $XDG_STATE_HOME/nestbed/runs)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object per cell per line")
+	return cmd
+}
+
+// elapsed is the time from a run's start to its last verdict.
+func elapsed(run *results.Run, cells []results.Cell) time.Duration {
+	var last time.Duration
+	for _, c := range cells {
+		end := c.Started.Add(time.Duration(c.Duration * float64(time.Second)))
+		last = max(last, end.Sub(run.Header().Started))
+	}
+	return last
+}

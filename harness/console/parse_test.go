@@ -1,0 +1,360 @@
+package console
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/golden"
+
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// Real logs, with what must be found in them: the leader and its followers.
+var realLogs = map[string][]string{
+	"clean-debian-5.10.223-intel.log":    nil,
+	"clean-debian-6.1.192-intel.log":     nil,
+	"kvm-unusable-emulation-failure.log": nil,
+	"kvm-unusable-msr-assert.log":        nil,
+	"l1-debian-6.12.117-intel.log": {
+		"BUG: Objects remaining in kvm_vcpu on __kmem_cache_shutdown()",
+		"WARNING in kvm_exit",
+		"BUG: Objects remaining in kvm_mmu_page_header on __kmem_cache_shutdown()",
+		"WARNING in kvm_mmu_vendor_module_exit",
+		"BUG: Objects remaining in x86_emulator on __kmem_cache_shutdown()",
+		"WARNING in kvm_x86_vendor_exit",
+		"BUG: unable to handle kernel NULL pointer dereference in simple_recursive_removal",
+	},
+	"l1-debian-7.3.4-intel.log": {
+		"BUG: Objects remaining in kvm_vcpu on __kmem_cache_shutdown()",
+		"WARNING in kvm_exit",
+		"BUG: Objects remaining in kvm_mmu_page_header on __kmem_cache_shutdown()",
+		"WARNING in kvm_mmu_vendor_module_exit",
+		"BUG: Objects remaining in x86_emulator on __kmem_cache_shutdown()",
+		"WARNING in kvm_x86_vendor_exit",
+		"BUG: unable to handle kernel NULL pointer dereference in __simple_recursive_removal",
+	},
+	"l1-debian-6.12.117-amd-panic-recursion.log": {
+		"BUG: Objects remaining in kvm_vcpu on __kmem_cache_shutdown()",
+		"WARNING in kvm_exit",
+		"BUG: Objects remaining in kvm_mmu_page_header on __kmem_cache_shutdown()",
+		"WARNING in kvm_mmu_vendor_module_exit",
+		"BUG: Objects remaining in x86_emulator on __kmem_cache_shutdown()",
+		"WARNING in kvm_x86_vendor_exit",
+		"BUG: unable to handle kernel NULL pointer dereference in simple_recursive_removal",
+		"BUG: unable to handle kernel paging request in simple_recursive_removal",
+		"BUG: unable to handle kernel paging request",
+		"BUG: stack guard page was hit in number",
+	},
+	"l1-built-6.12.117-intel-oops-panic.log": { // the console's level kept the WARNs off the serial line
+		"BUG: Objects remaining in kvm_vcpu on __kmem_cache_shutdown()",
+		"BUG: Objects remaining in pte_list_desc on __kmem_cache_shutdown()",
+		"BUG: Objects remaining in kvm_mmu_page_header on __kmem_cache_shutdown()",
+		"BUG: Objects remaining in x86_emulator on __kmem_cache_shutdown()",
+		"BUG: unable to handle kernel NULL pointer dereference in simple_recursive_removal",
+		"BUG: unable to handle kernel paging request in simple_recursive_removal",
+		"BUG: unable to handle kernel paging request",
+		"BUG: stack guard page was hit in number",
+	},
+}
+
+func TestRealLogs(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.log")
+	assert.NilError(t, err)
+	assert.Equal(t, len(files), len(realLogs), "each real log has its expected titles")
+	for name, want := range realLogs {
+		t.Run(name, func(t *testing.T) {
+			log, err := os.ReadFile("testdata/" + name)
+			assert.NilError(t, err)
+			reports := Parse(log)
+			var got []string
+			for _, r := range reports {
+				got = append(got, r.Title)
+				for _, f := range r.Followers {
+					got = append(got, f.Title)
+				}
+			}
+			assert.DeepEqual(t, got, want)
+			if len(want) == 0 {
+				return
+			}
+			assert.Equal(t, len(reports), 1, "one group")
+			golden.Assert(t, describe(reports), name+".golden")
+			for _, r := range reports {
+				checkReport(t, r, log)
+			}
+		})
+	}
+}
+
+func TestClasses(t *testing.T) {
+	files, err := filepath.Glob("testdata/classes/*.log")
+	assert.NilError(t, err)
+	assert.Assert(t, len(files) > 40)
+	classes := map[record.Class]bool{}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".log"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			assert.NilError(t, err)
+			head, log, ok := bytes.Cut(data, []byte("\n\n"))
+			assert.Assert(t, ok)
+			reports := Parse(log)
+			assert.Equal(t, len(reports), 1, describe(reports))
+			r := reports[0]
+			var title, class, fatal string
+			for line := range strings.Lines(string(head) + "\n") {
+				key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+				switch key {
+				case "TITLE":
+					title = value
+				case "CLASS":
+					class = value
+				case "FATAL":
+					fatal = value
+				}
+			}
+			assert.Equal(t, r.Title, title)
+			assert.Equal(t, string(r.Class), class)
+			assert.Equal(t, r.Fatal, fatal == "True")
+			assert.Equal(t, len(r.Followers), 0, describe(reports))
+			classes[r.Class] = true
+			golden.Assert(t, describe(reports), "classes/"+strings.TrimSuffix(filepath.Base(file), ".log")+".golden")
+			checkReport(t, r, log)
+		})
+	}
+	for _, c := range []record.Class{
+		record.ClassOops, record.ClassBug, record.ClassWarn, record.ClassKASAN, record.ClassUBSAN, record.ClassLockdep, record.ClassRCU,
+		record.ClassLockup, record.ClassHung, record.ClassRefcount, record.ClassList, record.ClassLeak, record.ClassIOMMU, record.ClassPanic,
+	} {
+		assert.Check(t, classes[c], "no log of class %s", c)
+	}
+}
+
+// One report reads the same in all shapes of a log, and its signature with it.
+func TestShapesAgree(t *testing.T) {
+	files, err := filepath.Glob("testdata/classes/shape-*.log")
+	assert.NilError(t, err)
+	want := ""
+	for _, file := range files {
+		if strings.Contains(file, "cut-short") {
+			continue // its stack trace is shorter, but not its top
+		}
+		data, err := os.ReadFile(file)
+		assert.NilError(t, err)
+		_, log, _ := bytes.Cut(data, []byte("\n\n"))
+		r := Parse(log)[0]
+		if want == "" {
+			want = r.Signature
+		}
+		assert.Check(t, r.Signature == want, file)
+		assert.Check(t, slices.Equal(r.Frames[:3], []string{"kvm_put_kvm", "kvm_vm_release", "__fput"}), "%s: %v", file, r.Frames)
+		assert.Check(t, slices.Equal(r.Modules[:3], []string{"kvm", "kvm", ""}), "%s: %v", file, r.Modules)
+		assert.Check(t, r.CPU == 1 && r.PID == 87 && r.Comm == "agent", file)
+	}
+}
+
+// A kernel that stamps its lines does not say what a program prints without a stamp.
+func TestProgramsCannotForgeReports(t *testing.T) {
+	log := "[    0.000000] Linux version 6.12.117\nBUG: kernel NULL pointer dereference, address: 0000000000000098\n[    1.000000] reboot: Power down\n"
+	assert.Equal(t, len(Parse([]byte(log))), 0)
+}
+
+// Frames after ? are leftovers on the stack and name nobody.
+func TestUnsureFramesDoNotName(t *testing.T) {
+	log := `BUG: kernel NULL pointer dereference, address: 0000000000000098
+Oops: Oops: 0000 [#1] SMP
+CPU: 0 UID: 0 PID: 1 Comm: init Not tainted 6.12.117 #1
+RIP: 0010:down_write+0x20/0x60
+Call Trace:
+ <TASK>
+ ? innocent+0x1/0x2 [kvm]
+ guilty+0x3/0x4 [vfio]
+ </TASK>
+---[ end trace 0000000000000000 ]---
+`
+	r := Parse([]byte(log))
+	assert.Equal(t, r[0].Title, "BUG: unable to handle kernel NULL pointer dereference in guilty")
+	assert.DeepEqual(t, r[0].Frames, []string{"down_write", "guilty"})
+}
+
+func TestSignatureIgnoresAddressesAndLines(t *testing.T) {
+	data, err := os.ReadFile("testdata/classes/warn-5.10.log")
+	assert.NilError(t, err)
+	other := strings.NewReplacer("+0x1b2/0x2f0", "+0x1c3/0x310", "kvm_main.c:812", "kvm_main.c:899", "__fput+0x92/0x240", "__fput.part.0+0x92/0x240").Replace(string(data))
+	assert.Assert(t, other != string(data))
+	assert.Equal(t, Parse([]byte(other))[0].Signature, Parse(data)[0].Signature)
+}
+
+// What follows the first report is grouped under it; an IOMMU fault leads nothing and follows only the dead.
+func TestGroups(t *testing.T) {
+	part := func(name string) string {
+		data, err := os.ReadFile("testdata/classes/" + name + ".log")
+		assert.NilError(t, err)
+		_, log, _ := strings.Cut(string(data), "\n\n")
+		return log
+	}
+	r := Parse([]byte(part("dmar-6.12") + part("warn-5.10") + part("virtio-iommu") + part("warn-5.10") + part("freed-text") + part("amd-vi")))
+	var got []string
+	for _, lead := range r {
+		got = append(got, lead.Title)
+		for _, f := range lead.Followers {
+			got = append(got, "- "+f.Title)
+		}
+	}
+	assert.DeepEqual(t, got, []string{
+		"IOMMU fault: DMAR: DMA Write PTE Write access is not set",
+		"WARNING in kvm_put_kvm",
+		"- BUG: unable to handle kernel paging request in kvm_put_kvm",
+		"IOMMU fault: virtio-iommu: page fault",
+		"IOMMU fault: AMD-Vi: IO_PAGE_FAULT",
+	})
+}
+
+func TestPanicOfAnEarlierReportIsNoReport(t *testing.T) {
+	data, err := os.ReadFile("testdata/classes/freed-text.log")
+	assert.NilError(t, err)
+	log := string(data) + "[   12.400000] Kernel panic - not syncing: Fatal exception\n[   12.400001] ---[ end Kernel panic - not syncing: Fatal exception ]---\n"
+	r := Parse([]byte(log))
+	assert.Equal(t, len(r), 1)
+	assert.Equal(t, len(r[0].Followers), 0)
+
+	// A report that is not fatal in itself does not hide the end of the kernel.
+	data, err = os.ReadFile("testdata/classes/kasan-uaf.log")
+	assert.NilError(t, err)
+	r = Parse([]byte(string(data) + "[   12.400000] Kernel panic - not syncing: kasan.fault=panic set ...\n"))
+	assert.Equal(t, len(r[0].Followers), 1)
+	assert.Assert(t, r[0].Followers[0].Fatal)
+}
+
+// Two tasks report at once: the caller tells their lines apart.
+func TestTwoReportsInterleaved(t *testing.T) {
+	task := func(caller, fn string) []string {
+		lines := []string{
+			"------------[ cut here ]------------", "WARNING: CPU: 0 PID: 1 at mm/x.c:1 " + fn + "+0x1/0x2 [kvm]",
+			"CPU: 0 UID: 0 PID: 1 Comm: x Not tainted 6.12.117 #1", "RIP: 0010:" + fn + "+0x1/0x2 [kvm]", "Call Trace:", " <TASK>",
+			" " + fn + "_caller+0x3/0x4 [kvm]", " </TASK>", "---[ end trace 0000000000000000 ]---",
+		}
+		for i := range lines {
+			lines[i] = fmt.Sprintf("[    1.%06d][%6s] %s", i, caller, lines[i])
+		}
+		return lines
+	}
+	a, b := task("T1", "left"), task("T2", "right")
+	var log strings.Builder
+	for i := range a {
+		fmt.Fprintln(&log, a[i])
+		fmt.Fprintln(&log, b[i])
+	}
+	r := Parse([]byte(log.String()))
+	assert.Equal(t, r[0].Title, "WARNING in left")
+	assert.DeepEqual(t, r[0].Frames, []string{"left", "left_caller"})
+	assert.Equal(t, r[0].Followers[0].Title, "WARNING in right")
+	assert.DeepEqual(t, r[0].Followers[0].Frames, []string{"right", "right_caller"})
+}
+
+func TestBoundedInEverything(t *testing.T) {
+	var log bytes.Buffer
+	for i := range 500 { // endless distinct reports
+		fmt.Fprintf(&log, "------------[ cut here ]------------\nWARNING: CPU: 0 PID: 1 at a.c:1 f%sx+0x1/0x2\nRIP: 0010:f%sx+0x1/0x2\nCall Trace:\n", letters(i), letters(i))
+		for j := range 200 {
+			fmt.Fprintf(&log, " g%d+0x1/0x2\n", j)
+		}
+		fmt.Fprintln(&log, "---[ end trace 0 ]---")
+	}
+	r := Parse(log.Bytes())
+	assert.Equal(t, len(r), 1)
+	assert.Equal(t, len(r[0].Followers), maxFollowers)
+	assert.Equal(t, len(r[0].Frames), maxFrames)
+	assert.Equal(t, len(r[0].Head), maxHead)
+
+	long := Parse([]byte("BUG: " + strings.Repeat("long words ", 1<<16) + "\n"))
+	assert.Assert(t, len(long[0].Title) <= maxTitle+8)
+}
+
+func letters(i int) string { return string(rune('a'+i%26)) + string(rune('a'+i/26)) }
+
+func TestSanitize(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":               "plain",
+		"a\tb":                "a b",
+		"\x1b[31mred\x1b[0m":  `\x1b[31mred\x1b[0m`,
+		"bell\a\r\n":          `bell\x07\x0d\x0a`,
+		"\xff\xfe":            `\xff\xfe`,
+		"c1 \u009b31m":        `c1 \u009b31m`,
+		"bidi \u202e evil":    `bidi \u202e evil`,
+		"zero\u200bwidth":     `zero\u200bwidth`,
+		"naïve 漢字":            "naïve 漢字",
+		"nul\x00del\x7f":      `nul\x00del\x7f`,
+		"line\u2028separator": `line\u2028separator`,
+	} {
+		assert.Equal(t, Sanitize(in), want)
+	}
+}
+
+func TestLastLine(t *testing.T) {
+	assert.Equal(t, LastLine([]byte("[    0.1] x\n[    1.234567] ACPI: \x1b[2J enabled\r\n\r\n\n")), `ACPI: \x1b[2J enabled`)
+	assert.Equal(t, LastLine([]byte("Probing EDD (edd=off to disable)... ok")), "Probing EDD (edd=off to disable)... ok")
+	assert.Equal(t, LastLine(nil), "")
+	assert.Equal(t, LastLine([]byte("\n\n\r\n")), "")
+}
+
+func TestKVMUnusable(t *testing.T) {
+	for name, want := range map[string]string{
+		"kvm-unusable-emulation-failure.log": "KVM cannot run the guest's first instructions: emulation failure",
+		"kvm-unusable-msr-assert.log":        "KVM refuses a model-specific register of this CPU model: failed to set MSR 0x10a to 0x69",
+		"clean-debian-6.1.192-intel.log":     "",
+		"l1-debian-6.12.117-intel.log":       "",
+	} {
+		log, err := os.ReadFile("testdata/" + name)
+		assert.NilError(t, err)
+		reason, ok := KVMUnusable(log)
+		assert.Equal(t, reason, want)
+		assert.Equal(t, ok, want != "")
+	}
+}
+
+// checkReport holds for every report whatever the log.
+func checkReport(t *testing.T, r record.Report, log []byte) {
+	t.Helper()
+	lines := bytes.Count(log, []byte("\n")) + 1
+	assert.Assert(t, r.Title != "" && r.Class != "" && len(r.Signature) == 16, "%+v", r)
+	assert.Assert(t, 1 <= r.Line && r.Line <= r.EndLine && r.EndLine <= lines, "lines %d to %d of %d", r.Line, r.EndLine, lines)
+	assert.Assert(t, len(r.Frames) == len(r.Modules) && len(r.Frames) <= maxFrames && len(r.Head) <= maxHead && len(r.Followers) <= maxFollowers)
+	for _, text := range append([]string{r.Title, r.Comm, r.Tainted}, slices.Concat(r.Head, r.Frames, r.Modules)...) {
+		bad := strings.IndexFunc(text, func(c rune) bool { return c != ' ' && !unicode.IsPrint(c) })
+		assert.Assert(t, bad < 0 && len(text) < 2048, "unclean %s", strconv.Quote(text))
+	}
+	for _, f := range r.Followers {
+		assert.Assert(t, f.Line >= r.Line && len(f.Followers) == 0)
+		checkReport(t, f, log)
+	}
+}
+
+func describe(reports []record.Report) string {
+	var b strings.Builder
+	for _, r := range reports {
+		fmt.Fprintf(&b, "%s\n  class %s, fatal %v, cpu %d, pid %d, comm %q, tainted %q, lines %d to %d, signature %s\n",
+			r.Title, r.Class, r.Fatal, r.CPU, r.PID, r.Comm, r.Tainted, r.Line, r.EndLine, r.Signature)
+		for i, f := range r.Frames {
+			fmt.Fprintf(&b, "  frame %s", f)
+			if r.Modules[i] != "" {
+				fmt.Fprintf(&b, " [%s]", r.Modules[i])
+			}
+			fmt.Fprintln(&b)
+		}
+		for _, h := range r.Head {
+			fmt.Fprintf(&b, "  | %s\n", h)
+		}
+		for line := range strings.Lines(describe(r.Followers)) {
+			b.WriteString("    " + line)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,576 @@
+package console
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// Bounds on one report and on how many are under construction: a guest may print anything.
+const (
+	maxOpen      = 8    // reports at once, one per printing task or CPU
+	maxLines     = 4000 // of one report
+	maxIdle      = 60   // lines without a stack trace, of a report that should have one
+	maxFrames    = 64
+	maxHead      = 25
+	maxTitle     = 160
+	maxFollowers = 32
+	maxReports   = 64 // groups; IOMMU faults and their kind
+	topFrames    = 3  // that count for a signature
+)
+
+// Parse finds the kernel reports in a serial log, grouped.
+func Parse(log []byte) []record.Report {
+	var g groups
+	s := scanner{report: g.add}
+	eachLine(log, func(l line) bool {
+		s.line(l)
+		return true
+	})
+	s.end()
+	return g.reports
+}
+
+// scanner finds reports in lines. It is fed lines in order and holds no more than the open reports.
+type scanner struct {
+	report func(record.Report)
+
+	stamped bool       // the kernel stamps its lines, so one without a stamp is not the kernel's
+	died    bool       // a fatal report is complete: a panic is its consequence
+	open    []*builder // at most one per caller
+	rule    lead       // the last ===== line or what else opens a report's first line
+}
+
+// lead is the line above a report's first line, which belongs to it.
+type lead struct {
+	no     int
+	caller string
+	text   string // what it says, if it says what kind of report follows
+}
+
+// line takes the next line.
+func (s *scanner) line(l line) {
+	if l.stamped {
+		s.stamped = true
+	} else if s.stamped {
+		return // a program on the same serial port
+	}
+	if len(s.open) == 0 && len(l.text) > 0 && l.text[0] != '=' {
+		// The way of nearly all lines.
+		if st, ok := starts(l.text); ok {
+			s.begin(l, st)
+		} else if l.text[0] == 'l' && corruptList(l.text) {
+			s.rule = lead{no: l.no, caller: l.caller, text: clean(l.text)} // printed above the BUG
+		}
+		return
+	}
+	s.slow(l)
+}
+
+func (s *scanner) slow(l line) {
+	rule := isRule(l.text)
+	i := slices.IndexFunc(s.open, func(b *builder) bool { return b.caller == l.caller })
+	if i >= 0 {
+		b := s.open[i]
+		if rule {
+			if b.ends == endsAtRule {
+				b.extend(l)
+				s.finish(b)
+				return
+			}
+			if b.slab {
+				s.finish(b) // the rule belongs to the next one
+			}
+			s.rule = lead{no: l.no, caller: l.caller}
+			return
+		}
+		if st, ok := starts(l.text); ok {
+			if b.absorbs(l, st) {
+				return
+			}
+			if b.cutAt > 0 {
+				s.rule = lead{no: b.cutAt, caller: l.caller}
+			}
+			s.finish(b)
+			s.begin(l, st)
+			return
+		}
+		if b.take(l) {
+			s.finish(b)
+		}
+	} else if st, ok := starts(l.text); ok {
+		s.begin(l, st)
+		return
+	}
+	if rule {
+		s.rule = lead{no: l.no, caller: l.caller}
+	}
+}
+
+// begin opens a report.
+func (s *scanner) begin(l line, st start) {
+	if st.panic && s.died {
+		return // "Fatal exception" and the like
+	}
+	b := newBuilder(l, st)
+	if s.rule.no > 0 && s.rule.caller == l.caller && l.no-s.rule.no <= 6 {
+		b.first = s.rule.no
+		if s.rule.text != "" {
+			b.text = append(b.text, s.rule.text)
+			if !st.cut {
+				b.head = append(b.text, b.head...)
+			}
+		}
+	}
+	s.rule = lead{}
+	if st.ends == endsAtOnce && !st.cut {
+		s.emit(b)
+		return
+	}
+	if len(s.open) >= maxOpen {
+		s.finish(s.open[0])
+	}
+	s.open = append(s.open, b)
+}
+
+func (s *scanner) finish(b *builder) {
+	s.open = slices.DeleteFunc(s.open, func(o *builder) bool { return o == b })
+	s.emit(b)
+}
+
+func (s *scanner) emit(b *builder) {
+	r, ok := b.done()
+	if !ok {
+		return
+	}
+	s.died = s.died || r.Fatal
+	s.report(r)
+}
+
+// end completes what is open: the log is over, or quiet.
+func (s *scanner) end() {
+	for len(s.open) > 0 {
+		s.finish(s.open[0])
+	}
+}
+
+// pending reports whether a report is under construction, and whether a fatal one is.
+func (s *scanner) pending() (open, fatal bool) {
+	for _, b := range s.open {
+		fatal = fatal || b.fatal
+	}
+	return len(s.open) > 0, fatal
+}
+
+func corruptList(text []byte) bool {
+	return hasAny(text, "list_add", "list_del") && bytes.Contains(text, []byte("corruption"))
+}
+
+// isRule reports whether a line is a rule of "=".
+func isRule(text []byte) bool {
+	return len(text) >= 20 && text[0] == '=' && len(bytes.Trim(text, "=\t ")) == 0
+}
+
+// builder collects the lines of one report.
+type builder struct {
+	start
+	caller      string
+	first, last int
+	seen, idle  int // lines so far, and those that were no part of a trace
+	text        []string
+	access      string // "Read" or "Write" of KASAN
+	tainted     string
+	oopsSeen    bool
+	cutAt       int // a cut-here line inside a slab report that may begin the next one
+
+	rip    *frame
+	frames []frame
+	trace  tracing
+	head   []string
+}
+
+type tracing uint8
+
+const (
+	noTrace tracing = iota
+	inTrace
+	traceOver
+)
+
+func newBuilder(l line, st start) *builder {
+	b := &builder{start: st, caller: l.caller, first: l.no, last: l.no, seen: 1}
+	b.oopsSeen = st.oops && bytes.Contains(l.text, []byte("[#"))
+	if !st.cut {
+		b.keep(l.text)
+	}
+	if strings.HasPrefix(st.title, "KMSAN: ") {
+		b.trace = inTrace // its frames follow at once
+	}
+	return b
+}
+
+// absorbs reports whether a line that could begin a report belongs to this one.
+func (b *builder) absorbs(l line, st start) bool {
+	switch {
+	case b.cut: // the cut-here line announced it
+		if st.cut {
+			return false
+		}
+		if !strings.HasPrefix(st.title, "WARNING") && st.class != record.ClassUBSAN && st.title != "kernel BUG" {
+			return false
+		}
+		first, seen, text := b.first, b.seen, b.text
+		*b = *newBuilder(l, st)
+		b.first, b.seen, b.text = first, seen+1, text
+		b.head = append(slices.Clone(text), b.head...)
+		return true
+	case b.oops && st.oops && !b.oopsSeen && (bytes.HasPrefix(l.text, []byte("Oops: ")) ||
+		b.title == "kernel BUG" && st.title == "invalid opcode" || b.title == st.title):
+		b.oopsSeen = true
+		b.extend(l)
+		b.keep(l.text)
+		return true
+	case b.slab && st.cut && b.title != "WARNING" && b.trace == noTrace:
+		b.cutAt = l.no // since 6.12 a slab report ends in a WARNING of its own
+		return true
+	case b.cutAt > 0 && st.slab && st.title == "WARNING":
+		b.cutAt, b.ends = 0, endsAtMark
+		b.rip = &frame{name: st.fn, module: st.module, sure: true}
+		b.cpu, b.pid, b.comm = st.cpu, st.pid, st.comm
+		b.extend(l)
+		return true
+	}
+	return false
+}
+
+// take adds a line of the report's own task and tells whether the report is complete.
+func (b *builder) take(l line) (complete bool) {
+	b.seen++
+	if b.seen > maxLines {
+		return true
+	}
+	text := bytes.TrimLeft(l.text, " \t")
+	if mark, ok := bytes.CutPrefix(text, []byte("---[ end ")); ok {
+		b.extend(l)
+		return b.ends != endsAtRule || bytes.HasPrefix(mark, []byte("Kernel panic"))
+	}
+	if !b.facts(text) && b.cut && len(b.text) < 6 && len(text) > 0 {
+		b.text = append(b.text, clean(text))
+	}
+	if f, ok := b.stack(l.text, text); ok {
+		b.extend(l)
+		if f.name != "" && f.sure && len(b.frames) < maxFrames && b.trace == inTrace {
+			b.frames = append(b.frames, f)
+			b.keep(l.text)
+		}
+		return false
+	}
+	if b.trace == inTrace {
+		b.trace = traceOver
+	}
+	if b.ends == endsAtTrace {
+		if b.trace == traceOver {
+			return true
+		}
+		if !b.slab || !hasAny(text, "Object 0x", "Slab 0x", "INFO: ") {
+			b.idle++
+		}
+		if b.idle > maxIdle {
+			return true // its trace was lost, or it has none
+		}
+	}
+	b.extend(l)
+	if f, ok := parseFrame(text); !ok || f.sure && !onlyReports(f.name) { // "Allocated by task 1:" has frames too
+		b.keep(l.text)
+	}
+	return false
+}
+
+func (b *builder) extend(l line) { b.last = l.no }
+
+// stack reads the lines of a stack trace: its frames, its tags, and the registers of an exception within.
+func (b *builder) stack(raw, text []byte) (frame, bool) {
+	switch {
+	case hasAny(text, "Call Trace:", "Call trace:", "Backtrace:", "backtrace:", "backtrace ("):
+		if b.trace == noTrace {
+			b.trace = inTrace
+			b.keep(raw)
+		}
+		return frame{}, true
+	case b.trace == noTrace && b.class == record.ClassKASAN && bytes.HasSuffix(text, []byte(":")) &&
+		(bytes.Contains(text, []byte(" at 0x")) || bytes.Contains(text, []byte(" on cpu "))):
+		b.trace = inTrace // KFENCE and KCSAN put no "Call Trace:" above the first one
+		b.keep(raw)
+		return frame{}, true
+	case hasAny(text, "RIP: "):
+		f, user := parseRIP(text)
+		if user {
+			return frame{}, b.trace == inTrace
+		}
+		if b.rip == nil && b.trace == noTrace {
+			b.rip = &f
+			b.keep(raw)
+			return frame{}, true
+		}
+		return f, b.trace == inTrace
+	case len(text) > 0 && text[0] == '<' && hasAny(text, "<TASK>", "</TASK>", "<IRQ>", "</IRQ>", "<NMI>", "</NMI>", "<SOFTIRQ>", "</SOFTIRQ>",
+		"<#DB>", "</#DB>", "<#DF>", "</#DF>", "<ENTRY_TRAMPOLINE>", "</ENTRY_TRAMPOLINE>", "<EOE>", "<EOI>"):
+		return frame{}, true
+	case hasAny(text, "Code: ", "RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: ", "R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ", "PKRU: ", "ORIG_RAX: "):
+		return frame{}, true
+	}
+	if b.trace != inTrace {
+		return frame{}, false
+	}
+	return parseFrame(text)
+}
+
+// parseRIP reads "RIP: 0010:func+0x20/0x60 [kvm]"; user says that it is not the kernel's.
+func parseRIP(text []byte) (f frame, user bool) {
+	text = text[len("RIP: "):]
+	selector, where, ok := bytes.Cut(text, []byte(":"))
+	if !ok {
+		return frame{}, false
+	}
+	if string(selector) == "0033" || string(selector) == "0023" {
+		return frame{}, true
+	}
+	f, ok = parseFrame(where)
+	if !ok {
+		return frame{}, false // an address without a symbol: freed module text
+	}
+	f.sure = true
+	return f, false
+}
+
+// facts reads the lines that name a CPU, a task, an access.
+func (b *builder) facts(text []byte) bool {
+	switch {
+	case hasAny(text, "CPU: "):
+		b.cpuLine(string(text))
+		return true
+	case hasAny(text, "Read of size ", "Write of size "):
+		if b.access == "" {
+			b.access = string(text[:bytes.IndexByte(text, ' ')])
+			b.task(after(string(text), " by task "))
+		}
+		return true
+	case b.class == record.ClassLockdep && b.fn == "" && bytes.Contains(text, []byte(", at: ")):
+		if f, ok := parseFrame([]byte(after(string(text), ", at: "))); ok {
+			b.fn, b.module = f.name, f.module
+		}
+	case b.class == record.ClassLockdep && b.comm == "" && bytes.Contains(text, []byte(" is trying to ")):
+		who, _, _ := strings.Cut(string(text), " is trying to ")
+		b.task(who)
+	case b.class == record.ClassLeak && hasAny(text, "comm \""):
+		comm, rest, _ := strings.Cut(string(text[len("comm \""):]), "\"")
+		b.comm, b.pid = comm, number(after(rest, "pid "))
+	}
+	return false
+}
+
+func (b *builder) task(who string) {
+	if i := strings.LastIndexByte(who, '/'); i > 0 {
+		b.comm, b.pid = who[:i], number(who[i+1:])
+	}
+}
+
+// cpuLine reads "CPU: 0 UID: 0 PID: 1 Comm: init Tainted: G    B   W   6.12.117 #1". The first one counts.
+func (b *builder) cpuLine(text string) {
+	if b.tainted != "" {
+		return
+	}
+	head, tail, ok := strings.Cut(text, " Comm: ")
+	if !ok {
+		return
+	}
+	b.cpu = number(after(head, "CPU: "))
+	b.pid = number(after(head, "PID: "))
+	if i := strings.Index(tail, " Tainted: "); i >= 0 {
+		b.comm = tail[:i]
+		flags := tail[i+len(" Tainted: "):]
+		end := strings.IndexFunc(flags, func(c rune) bool { return c != ' ' && (c < 'A' || c > 'Z') })
+		if end >= 0 {
+			flags = flags[:end]
+		}
+		b.tainted = strings.ReplaceAll(flags, " ", "")
+	} else if i := strings.Index(tail, " Not tainted"); i >= 0 {
+		b.comm, b.tainted = tail[:i], "no"
+	}
+}
+
+// noise are lines that say nothing to a reader of the head.
+var noise = []string{
+	"Code: ", "RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: ", "R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ",
+	"PKRU: ", "Hardware name: ", "PGD ", "Modules linked in: ", "Object 0x", "Slab 0x", "Tainted: [", "-----", "=====",
+	"Disabling lock debugging", "\"echo 0 > ", "#PF: error_code", "irq event stamp", "hardirqs last", "softirqs last", "kernel version",
+	"note: ", "<",
+}
+
+// keep adds a line to the head, unless it is noise.
+func (b *builder) keep(raw []byte) {
+	text := bytes.TrimLeft(raw, " \t")
+	if len(b.head) >= maxHead || len(text) == 0 || hasAny(text, noise...) || hasAny(text, "? ") {
+		return
+	}
+	indent := ""
+	if len(text) < len(raw) {
+		indent = " "
+	}
+	b.head = append(b.head, indent+clean(text))
+}
+
+func hasAny(text []byte, prefixes ...string) bool {
+	for _, p := range prefixes {
+		if len(text) >= len(p) && string(text[:len(p)]) == p {
+			return true
+		}
+	}
+	return false
+}
+
+// done makes the report. What turned out to be none is not ok: a cut-here line without the rest.
+func (b *builder) done() (record.Report, bool) {
+	if b.cut {
+		if b.rip == nil && len(b.frames) == 0 {
+			return record.Report{}, false
+		}
+		b.title, b.class, b.cut = "WARNING", record.ClassWarn, false // its WARNING line was lost
+		b.head = append(slices.Clone(b.text), b.head...)
+		b.head = b.head[:min(len(b.head), maxHead)]
+	}
+	frames := b.frames
+	if b.rip != nil && b.rip.name != "" {
+		frames = append([]frame{*b.rip}, frames...)
+	}
+	frames = frames[:min(len(frames), maxFrames)]
+	if b.irq {
+		for i, f := range slices.Backward(frames) {
+			if interruptEntry(f.name) {
+				frames = frames[i+1:]
+				break
+			}
+		}
+	}
+	b.reclassify()
+
+	r := record.Report{
+		Class: b.class, Fatal: b.fatal, CPU: b.cpu, PID: b.pid, Comm: Sanitize(bound(b.comm, 64)),
+		Line: b.first, EndLine: b.last, Head: b.head,
+	}
+	if b.tainted != "no" {
+		r.Tainted = b.tainted
+	}
+	for _, f := range frames {
+		r.Frames = append(r.Frames, f.name)
+		r.Modules = append(r.Modules, f.module)
+	}
+	r.Title = Sanitize(bound(b.named(r.Frames), maxTitle))
+	r.Signature = signature(r)
+	return r, true
+}
+
+// reclassify tells apart what begins alike, by the line that a WARN or a BUG prints first.
+func (b *builder) reclassify() {
+	if b.title != "WARNING" && b.title != "kernel BUG" {
+		if b.access != "" && strings.HasPrefix(b.title, "KASAN: ") {
+			b.title += " " + b.access
+		}
+		return
+	}
+	for _, text := range b.text {
+		switch {
+		case strings.HasPrefix(text, "refcount_t: "):
+			b.title, b.class, b.fn = "WARNING: refcount bug", record.ClassRefcount, ""
+		case corruptList([]byte(text)):
+			b.class, b.fn = record.ClassList, ""
+			if b.title == "kernel BUG" {
+				b.title = "BUG: corrupted list"
+			} else {
+				b.title = "WARNING: corrupted list"
+			}
+		case strings.HasPrefix(text, "ODEBUG: "):
+			b.title, b.fn = "WARNING: ODEBUG bug", ""
+		default:
+			continue
+		}
+		return
+	}
+}
+
+// named adds the function to the title.
+func (b *builder) named(frames []string) string {
+	if b.bare {
+		return b.title
+	}
+	fn := b.fn
+	if fn == "" || onlyReports(fn) {
+		for _, f := range frames {
+			if !onlyReports(f) {
+				fn = f
+				break
+			}
+		}
+	}
+	if fn == "" {
+		return b.title
+	}
+	return b.title + " in " + fn
+}
+
+func bound(s string, n int) string { return s[:min(len(s), n)] }
+
+// signature is the hash of the title and the top frames that do more than report.
+func signature(r record.Report) string {
+	h := sha256.New()
+	fmt.Fprintln(h, r.Title)
+	n := 0
+	for i, f := range r.Frames {
+		if onlyReports(f) {
+			continue
+		}
+		if n++; n > topFrames {
+			break
+		}
+		fmt.Fprintln(h, f, r.Modules[i])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// groups puts followers under the report that explains them.
+type groups struct {
+	reports []record.Report
+	leader  int // 1 + its index in reports
+	seen    map[string]bool
+}
+
+func (g *groups) add(r record.Report) {
+	if g.seen == nil {
+		g.seen = map[string]bool{}
+	}
+	if g.seen[r.Signature] {
+		return // the same again
+	}
+	fault := r.Class == record.ClassIOMMU
+	switch {
+	case g.leader > 0 && (!fault || g.reports[g.leader-1].Fatal):
+		lead := &g.reports[g.leader-1]
+		if len(lead.Followers) >= maxFollowers {
+			return
+		}
+		lead.Followers = append(lead.Followers, r)
+	case len(g.reports) >= maxReports:
+		return
+	default:
+		g.reports = append(g.reports, r)
+		if !fault {
+			g.leader = len(g.reports)
+		}
+	}
+	g.seen[r.Signature] = true
+}

@@ -1,0 +1,47 @@
+package machine
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+)
+
+// Device is a PCI device that is hot-added behind a root port.
+type Device struct {
+	Name   string         // as scenarios name it
+	Driver string         // QEMU's
+	Props  map[string]any // QEMU's, as QMP takes them
+}
+
+// devices are those that a scenario can ask for.
+func devices() []Device {
+	return []Device{
+		{Name: "edu", Driver: "edu"},
+		{Name: "nvme", Driver: "nvme", Props: map[string]any{"serial": "nestbed"}},
+		// No option ROM: nothing boots from these, and some distributions package the ROMs apart.
+		{Name: "e1000e", Driver: "e1000e", Props: map[string]any{"romfile": ""}},
+		{Name: "igb", Driver: "igb", Props: map[string]any{"romfile": ""}},
+		{Name: "pci-testdev", Driver: "pci-testdev"},
+		// A virtio device goes round the IOMMU unless it is told not to.
+		{Name: "virtio-net-pci", Driver: "virtio-net-pci", Props: map[string]any{"romfile": "", "disable-legacy": "on", "iommu_platform": true}},
+	}
+}
+
+// DeviceNamed returns the device that scenarios call so.
+func DeviceNamed(name string) (Device, error) {
+	var names []string
+	for _, d := range devices() {
+		if d.Name == name {
+			return d, nil
+		}
+		names = append(names, d.Name)
+	}
+	return Device{}, fmt.Errorf("unknown device %q, there are: %s", name, strings.Join(names, ", "))
+}
+
+// Add is the argument object of QMP's device_add that puts the device behind root port number port, from 1.
+func (d Device) Add(id string, port int) map[string]any {
+	args := map[string]any{"driver": d.Driver, "id": id, "bus": PortID(port)}
+	maps.Copy(args, d.Props)
+	return args
+}

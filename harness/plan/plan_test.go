@@ -1,0 +1,143 @@
+package plan
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/nestbed/nestbed/harness/machine"
+	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/scenarios/lab"
+)
+
+func catalogue() []lab.Scenario {
+	of := func(name string, needs lab.Needs, variants ...string) lab.Scenario {
+		return lab.Scenario{Name: name, Needs: needs, Variants: variants, Timeout: time.Second}
+	}
+	return []lab.Scenario{
+		of("attach-one", lab.Needs{IOMMU: lab.AnyIOMMU}),
+		of("attach-two", lab.Needs{}, "group", "cdev"),
+		of("unload-three", lab.Needs{MinKernel: "6.6"}),
+	}
+}
+
+func named(t *testing.T, names ...string) []machine.Machine {
+	t.Helper()
+	var ms []machine.Machine
+	for _, name := range names {
+		m, err := machine.Named(name)
+		assert.NilError(t, err)
+		ms = append(ms, m)
+	}
+	return ms
+}
+
+func names(cells []Cell) []string {
+	var out []string
+	for _, c := range cells {
+		out = append(out, choice{c.Scenario, c.Variant}.name()+"/"+c.Kernel.Release+"/"+c.Machine.Name)
+	}
+	return out
+}
+
+func TestPlanExpandsAndSkipsWithReasons(t *testing.T) {
+	p, err := Make(Request{
+		Catalogue: catalogue(),
+		Kernels:   []kernels.Kernel{{Release: "6.1.192-amd64"}, {Release: "6.12.9-amd64"}},
+		Machines:  named(t, "intel", "none"),
+	})
+	assert.NilError(t, err)
+	assert.Equal(t, len(p.Cells), 4*2*2)
+	assert.DeepEqual(t, names(p.Runs()), []string{
+		"attach-one/6.1.192-amd64/intel", "attach-two@group/6.1.192-amd64/intel", "attach-two@cdev/6.1.192-amd64/intel",
+		"attach-two@group/6.1.192-amd64/none", "attach-two@cdev/6.1.192-amd64/none",
+		"attach-one/6.12.9-amd64/intel", "attach-two@group/6.12.9-amd64/intel", "attach-two@cdev/6.12.9-amd64/intel", "unload-three/6.12.9-amd64/intel",
+		"attach-two@group/6.12.9-amd64/none", "attach-two@cdev/6.12.9-amd64/none", "unload-three/6.12.9-amd64/none",
+	})
+	for _, c := range p.Cells {
+		if c.Skip != "" {
+			assert.Assert(t, c.Remedy != "", "%s is skipped (%s) and nothing says what would make it run", c.Scenario.Name, c.Skip)
+		}
+	}
+}
+
+func TestPlanRepeatsWhatRuns(t *testing.T) {
+	p, err := Make(Request{
+		Catalogue: catalogue(), Globs: []string{"*-one"}, Repeat: 3,
+		Kernels: []kernels.Kernel{{Release: "6.12.9"}}, Machines: named(t, "intel", "none"),
+	})
+	assert.NilError(t, err)
+	assert.Equal(t, len(p.Runs()), 3)
+	assert.Equal(t, p.Runs()[2].Repeat, 3)
+	assert.Equal(t, len(p.Cells), 4, "one skip, not three")
+}
+
+func TestPlanChooses(t *testing.T) {
+	for glob, want := range map[string]int{"attach-*": 3, "attach-two": 2, "attach-two@cdev": 1, "*@group": 1, "*": 4} {
+		got, err := choose(catalogue(), []string{glob, glob})
+		assert.NilError(t, err)
+		assert.Equal(t, len(got), want, glob)
+	}
+}
+
+func TestPlanNamesTheNearestScenario(t *testing.T) {
+	_, err := choose(catalogue(), []string{"attach-*", "atach-tow@cdev"})
+	var unknown *UnknownError
+	assert.Assert(t, errors.As(err, &unknown))
+	assert.Equal(t, unknown.Nearest, "attach-two@cdev")
+	assert.ErrorContains(t, err, "did you mean attach-two@cdev?")
+
+	_, err = choose(catalogue(), []string{"zzzz"})
+	assert.ErrorContains(t, err, "nestbed list scenarios")
+	_, err = choose(catalogue(), []string{"[a"})
+	assert.ErrorContains(t, err, "syntax error in pattern")
+}
+
+func TestKernelOptionsAndModulesDecide(t *testing.T) {
+	tree := t.TempDir()
+	cache, err := kernels.Open(filepath.Join(t.TempDir(), "kernels"))
+	assert.NilError(t, err)
+	k, err := cache.Add(t.Context(), kernelFolder(t, tree), func(string) {})
+	assert.NilError(t, err)
+
+	for _, c := range []struct {
+		needs lab.Needs
+		want  string
+	}{
+		{lab.Needs{Options: []string{"CONFIG_IOMMUFD"}}, "needs CONFIG_IOMMUFD, which this kernel was built without"},
+		{lab.Needs{Options: []string{"CONFIG_VFIO"}}, ""},
+		{lab.Needs{Modules: []string{"kvm"}}, ""},
+		{lab.Needs{Modules: []string{"iommufd"}}, "needs module iommufd, which this kernel does not have"},
+		{lab.Needs{MaxKernel: "6.1"}, "needs Linux 6.1 or earlier, this is 6.12.9-test"},
+		{lab.Needs{MaxKernel: "6.12"}, ""},
+		{lab.Needs{Devices: make([]lab.Device, 5)}, "needs 5 devices, machine intel has 4 root ports"},
+	} {
+		reason, _ := unfit(c.needs, k, named(t, "intel")[0])
+		assert.Equal(t, reason, c.want)
+	}
+}
+
+// kernelFolder makes a folder that imports as Linux 6.12.9-test with KVM and VFIO built in and no IOMMUFD.
+func kernelFolder(t *testing.T, dir string) string {
+	t.Helper()
+	image := make([]byte, 0x1000)
+	image[0x1fe], image[0x1ff] = 0x55, 0xaa
+	copy(image[0x202:], "HdrS\x0f\x02") // and protocol 2.15
+	image[0x206], image[0x207] = 0x0f, 0x02
+	const at = 0x800
+	image[0x20e], image[0x20f] = (at-0x200)&0xff, (at-0x200)>>8
+	copy(image[at:], "6.12.9-test (x@y) #1\x00")
+	write := func(name string, data []byte) {
+		name = filepath.Join(dir, name)
+		assert.NilError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		assert.NilError(t, os.WriteFile(name, data, 0o644))
+	}
+	write("vmlinuz", image)
+	write("config", []byte("CONFIG_KVM=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\n# CONFIG_IOMMUFD is not set\n"))
+	write("lib/modules/6.12.9-test/modules.builtin", []byte("kernel/arch/x86/kvm/kvm.ko\nkernel/drivers/vfio/vfio.ko\n"))
+	return dir
+}

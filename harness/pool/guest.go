@@ -1,0 +1,156 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/nestbed/nestbed/harness/console"
+	"github.com/nestbed/nestbed/harness/guest"
+	"github.com/nestbed/nestbed/harness/qemu"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+const (
+	// quiet is how long a console says nothing more before what it said is taken as complete.
+	quiet = 300 * time.Millisecond
+	// drainLimit bounds the wait for quiet: a kernel can report for ever.
+	drainLimit = 3 * time.Second
+)
+
+// Guest is a booted guest. Its parts are for the taker to use; Close ends them all.
+type Guest struct {
+	SSH    *guest.Guest
+	QEMU   *qemu.Process
+	Log    *console.Follower
+	Timing Timing
+
+	ctx     context.Context // the taker's
+	events  chan record.Event
+	stopped chan struct{}
+	stop    context.CancelFunc
+	pumped  chan struct{}
+}
+
+// Ends are the facts about how a guest ended, or has ended so far.
+type Ends struct {
+	Panicked   bool
+	Reset      bool
+	QEMUExited bool
+	QEMUStatus string
+}
+
+func newGuest(ctx context.Context, process *qemu.Process, follower *console.Follower) *Guest {
+	watching, stop := context.WithCancel(context.Background())
+	g := &Guest{
+		QEMU: process, Log: follower, ctx: ctx,
+		events: make(chan record.Event), stopped: make(chan struct{}), stop: stop, pumped: make(chan struct{}),
+	}
+	incoming := process.QMP().Subscribe(watching)
+	go func() {
+		defer close(g.pumped)
+		for e := range incoming {
+			switch e.Event {
+			case "STOP":
+				if !g.Stuck() {
+					close(g.stopped)
+				}
+			case "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR":
+				select {
+				case g.events <- event(e.Event, e.Data):
+				case <-watching.Done():
+				}
+			}
+		}
+	}()
+	return g
+}
+
+// Events are those of QEMU that a scenario may wait for.
+func (g *Guest) Events() <-chan record.Event { return g.events }
+
+// Stopped is closed when QEMU has stopped the vCPUs of its own accord: an instruction that the host's KVM
+// cannot emulate, a disk that is full.
+func (g *Guest) Stopped() <-chan struct{} { return g.stopped }
+
+// Stuck says whether Stopped is closed.
+func (g *Guest) Stuck() bool {
+	select {
+	case <-g.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Gone is closed when QEMU has ended.
+func (g *Guest) Gone() <-chan struct{} { return g.QEMU.Done() }
+
+// Ends says what is known about the guest's end. Called before Close it tells what happened by itself.
+func (g *Guest) Ends() Ends {
+	state := g.QEMU.ExitState()
+	e := Ends{Panicked: state.Panicked, Reset: state.Shutdown == "guest-reset"}
+	select {
+	case <-g.QEMU.Done():
+		e.QEMUExited, e.QEMUStatus = true, state.String()
+		if text := g.QEMU.Stderr(); text != "" {
+			e.QEMUStatus += ": " + text
+		}
+	default:
+	}
+	return e
+}
+
+// Drained returns a channel that is closed when the console has said nothing for a short while, the guest
+// is gone, or it has gone on for too long.
+func (g *Guest) Drained() <-chan struct{} {
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		g.settle()
+	}()
+	return drained
+}
+
+func (g *Guest) settle() {
+	since := time.Now()
+	end := time.NewTimer(drainLimit)
+	defer end.Stop()
+	wait := time.NewTimer(quiet)
+	defer wait.Stop()
+	for {
+		select {
+		case <-end.C:
+			return
+		case <-g.Gone():
+			return
+		case <-g.ctx.Done():
+			return
+		case <-wait.C:
+			last := g.Log.State().LastByte
+			if last.Before(since) {
+				last = since
+			}
+			left := quiet - time.Since(last)
+			if left <= 0 {
+				return
+			}
+			wait.Reset(left)
+		}
+	}
+}
+
+// Close ends the guest and releases everything. What the console said is complete afterwards.
+func (g *Guest) Close() error {
+	g.stop()
+	<-g.pumped
+	var errs *multierror.Error
+	if g.SSH != nil {
+		// Fails when the guest is gone already, which is no news.
+		_ = g.SSH.Close()
+	}
+	errs = multierror.Append(errs, g.QEMU.Close())
+	errs = multierror.Append(errs, g.Log.Close())
+	return errs.ErrorOrNil()
+}

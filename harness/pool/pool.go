@@ -1,0 +1,196 @@
+// Package pool hands out guests with clean kernel state: booted for the caller, with their console
+// followed, their agent's connection up and empty root ports.
+//
+// It owns the way from a kernel and a machine to a guest that answers, and the facts about how a guest
+// ended or why it never came up. What is done with a guest is its taker's matter (harness/runner); how a
+// guest's parts work is harness/qemu's, harness/guest's and harness/console's.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/nestbed/nestbed/harness/console"
+	"github.com/nestbed/nestbed/harness/guest"
+	"github.com/nestbed/nestbed/harness/machine"
+	"github.com/nestbed/nestbed/harness/qemu"
+	"github.com/nestbed/nestbed/images/control"
+	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+const (
+	// silence is how long a booting kernel may print nothing. A stock kernel under TCG on a busy host is
+	// never silent for a second; unpacking an initramfs is the longest gap.
+	silence = 20 * time.Second
+	// bootLimit bounds a boot that goes on printing.
+	bootLimit = 3 * time.Minute
+)
+
+// Pool makes guests. It is safe for use by several goroutines.
+type Pool struct {
+	Binary  string // QEMU; empty: the one in PATH
+	Initrds string // folder where built initramfs files are kept, shared between processes
+	Init    []byte // the guest's init program
+}
+
+// Spec is a guest to be made.
+type Spec struct {
+	Kernel  kernels.Kernel
+	Machine machine.Machine // without kernel, initramfs and channels: Get fills them in
+	Dir     string          // the cell's folder; logs go there
+}
+
+// Timing says how long the parts of a start took, each counted from Get's start of QEMU.
+type Timing struct {
+	QEMU  time.Duration // QMP answers
+	Ready time.Duration // init's first word, by the guest's own clock
+	SSH   time.Duration // the connection stands
+}
+
+// BootError says that a guest never came up. Whether that is the kernel's fault is for Judge to say.
+type BootError struct {
+	LastLine   string // of the console; "" if it never printed anything
+	Panicked   bool
+	Reset      bool
+	Silent     bool // it printed nothing for too long, rather than ending
+	QEMUExited bool
+	QEMUStatus string
+	Stderr     string // the end of what QEMU printed
+	Err        error
+}
+
+func (e *BootError) Error() string {
+	what := "boot"
+	switch {
+	case e.Panicked:
+		what = "boot: the kernel panicked"
+	case e.Reset:
+		what = "boot: the guest reset itself"
+	case e.QEMUExited:
+		what = "boot: QEMU ended: " + e.QEMUStatus
+	case e.LastLine == "":
+		what = "boot: not a word from the kernel"
+	case e.Silent:
+		what = "boot: silent"
+	}
+	if e.LastLine != "" {
+		what += fmt.Sprintf(", last line %q", e.LastLine)
+	}
+	return what
+}
+
+func (e *BootError) Unwrap() error { return e.Err }
+
+// Get boots a guest. The caller closes it; when ctx is done the guest ends in any case. The error is a
+// *BootError when the kernel did not come up, and a *qemu.StartError or *qemu.MissingError when QEMU did not.
+func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
+	initrd, err := p.initrd(spec.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	m := spec.Machine
+	m.Kernel, m.Initrd = spec.Kernel.Vmlinuz(), initrd
+	m.Channels = []string{control.PortControl, control.PortSSH, control.PortShell}
+
+	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet})
+	if err != nil {
+		return nil, fmt.Errorf("follow the console: %w", err)
+	}
+	start := time.Now()
+	process, err := qemu.Start(ctx, qemu.Config{Binary: p.Binary, Machine: m, Dir: spec.Dir})
+	if err != nil {
+		return nil, multierror.Append(err, follower.Close()).ErrorOrNil()
+	}
+	g := newGuest(ctx, process, follower)
+	g.Timing.QEMU = time.Since(start)
+	if err := g.connect(ctx, start); err != nil {
+		if closeErr := g.Close(); closeErr != nil {
+			err = multierror.Append(err, closeErr)
+		}
+		return nil, err
+	}
+	return g, nil
+}
+
+// connect waits for init and opens the SSH connection, unless the kernel dies or falls silent before.
+func (g *Guest) connect(ctx context.Context, start time.Time) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("the boot took too long"))
+	defer cancel()
+	type connected struct {
+		ssh *guest.Guest
+		err error
+	}
+	result := make(chan connected, 1)
+	go func() {
+		ssh, err := guest.Connect(ctx, guest.Conns{
+			Control: g.QEMU.Conn(control.PortControl),
+			SSH:     g.QEMU.Conn(control.PortSSH),
+		})
+		result <- connected{ssh, err}
+	}()
+	fail := func(silent bool, cause error) error {
+		cancel()
+		<-result
+		return g.bootError(silent, cause)
+	}
+
+	quietly := time.NewTimer(silence)
+	defer quietly.Stop()
+	for {
+		select {
+		case r := <-result:
+			if r.err != nil {
+				// A guest that dies closes its connections: let it say why.
+				g.settle()
+				return g.bootError(false, r.err)
+			}
+			g.SSH, g.Timing.Ready, g.Timing.SSH = r.ssh, r.ssh.Uptime(), time.Since(start)
+			return nil
+		case <-g.Log.Fatal():
+			g.settle()
+			return fail(false, errors.New("the kernel died"))
+		case <-g.Log.Full():
+			return fail(false, errors.New("the console flooded its log"))
+		case <-g.Gone():
+			return fail(false, errors.New("QEMU ended"))
+		case <-g.Stopped():
+			return fail(false, errors.New("QEMU stopped the guest: it cannot go on"))
+		case <-quietly.C:
+			last := g.Log.State().LastByte
+			if last.Before(start) {
+				last = start
+			}
+			left := silence - time.Since(last)
+			if left <= 0 {
+				return fail(true, errors.New("no progress"))
+			}
+			quietly.Reset(left)
+		}
+	}
+}
+
+func (g *Guest) bootError(silent bool, cause error) error {
+	if context.Cause(g.ctx) != nil {
+		return context.Cause(g.ctx)
+	}
+	ends := g.Ends()
+	return &BootError{
+		LastLine: g.Log.State().LastLine, Panicked: ends.Panicked, Reset: ends.Reset, Silent: silent,
+		QEMUExited: ends.QEMUExited, QEMUStatus: ends.QEMUStatus, Stderr: g.QEMU.Stderr(), Err: cause,
+	}
+}
+
+// Faults counts the IOMMU faults that QEMU traced in a cell's folder.
+func Faults(dir string) (int, error) { return qemu.Faults(dir) }
+
+// event is a QMP event as an agent hears it.
+func event(name string, data map[string]any) record.Event {
+	id, _ := data["device"].(string)
+	return record.Event{Name: name, Device: id}
+}

@@ -1,0 +1,337 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nestbed/nestbed/harness/console"
+	"github.com/nestbed/nestbed/harness/guest"
+	"github.com/nestbed/nestbed/harness/machine"
+	"github.com/nestbed/nestbed/harness/plan"
+	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/images/layout"
+	"github.com/nestbed/nestbed/results"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+const (
+	// referenceBoot is how long a stock 6.12 kernel takes to init's first word on an idle machine of the
+	// kind that the scenarios' timeouts were written on (TCG, two cores). A guest that booted slower gets
+	// proportionally more time for everything.
+	referenceBoot = 3 * time.Second
+
+	// beatAllowance is how long the agent may be silent: it says something every second.
+	beatAllowance = 15 * time.Second
+
+	// settling is what a scenario's agent needs besides the scenario: loading modules, plugging devices,
+	// the closing invariant.
+	settling = 20 * time.Second
+)
+
+// attempt is one try at one cell: it collects the facts that Judge needs, and judges nothing itself.
+type attempt struct {
+	runner *Runner
+	worker int
+	cell   plan.Cell
+	dir    string
+	in     results.Input
+}
+
+var errFlood = errors.New("the guest flooded its console: the log is at its limit")
+
+// AgentPath is where the agent lies in a guest.
+const AgentPath = layout.Path + "/agent"
+
+// run boots a guest, lets the agent perform the scenario and ends the guest. Everything that happened is
+// in a.in afterwards; what was said on the way is in a.dir.
+func (a *attempt) run(ctx context.Context) {
+	a.runner.Progress.Phase(a.worker, "boot")
+	g, err := a.runner.Guests.Get(ctx, pool.Spec{Kernel: a.cell.Kernel, Machine: a.cell.Machine, Dir: a.dir})
+	if err != nil {
+		a.bootFailed(ctx, err)
+		return
+	}
+	a.in.Exit.Booted = true
+	cut := a.converse(ctx, g)
+	a.atEnd(g)
+	a.keep(ctx, g, cut)
+	if err := g.Close(); err != nil && a.in.Exit.HostError == "" && !a.in.Exit.QEMUExited {
+		a.in.Exit.HostError = err.Error()
+	}
+	a.collect(cut)
+}
+
+// keep shows the guest to whoever wants to see one that ends badly.
+func (a *attempt) keep(ctx context.Context, g *pool.Guest, cut int64) {
+	if a.runner.Keep == nil || ctx.Err() != nil {
+		return
+	}
+	so := *a // facts that are final only when the guest has ended
+	so.collect(cut)
+	if results.Judge(so.in).Verdict.Bad() {
+		a.runner.Keep(ctx, Kept{Cell: Planned(a.cell), Guest: g})
+	}
+}
+
+func (a *attempt) bootFailed(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		a.in.Exit.Cancelled = true
+		return
+	}
+	var boot *pool.BootError
+	if errors.As(err, &boot) {
+		a.in.Exit.SilentAfter = boot.LastLine
+		a.in.Exit.Panicked, a.in.Exit.Reset = boot.Panicked, boot.Reset
+		a.in.Exit.QEMUExited, a.in.Exit.QEMUStatus = boot.QEMUExited, boot.QEMUStatus
+	} else {
+		a.in.Exit.HostError = err.Error()
+	}
+	a.collect(0)
+}
+
+// converse pushes the agent, runs it and notes everything until there is nothing more to expect. It
+// returns where the console log ends that counts: what evidence-taking provokes afterwards is not the
+// kernel's fault. 0 is all of it.
+func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
+	slow := slowness(g.Timing.Ready)
+	if err := g.SSH.Push(ctx, AgentPath, 0o755, a.runner.Agent); err != nil {
+		a.lost(ctx, g, fmt.Errorf("push the agent: %w", err))
+		return 0
+	}
+	command := fmt.Sprintf("%s run --scale %.2f", AgentPath, slow)
+	if a.cell.Variant != "" {
+		command += " --variant " + a.cell.Variant
+	}
+	sess, err := g.SSH.StartAgent(ctx, command+" "+a.cell.Scenario.Name)
+	if err != nil {
+		a.lost(ctx, g, fmt.Errorf("start the agent: %w", err))
+		return 0
+	}
+	t := &talk{attempt: a, guest: g, session: sess, slow: slow, host: &host{
+		process: g.QEMU, dir: a.dir, needs: a.cell.Scenario.Needs,
+		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
+	}}
+	return t.run(ctx)
+}
+
+// lost notes that something needed for the conversation failed: the guest's death explains it, if it is dead.
+func (a *attempt) lost(ctx context.Context, g *pool.Guest, err error) {
+	switch {
+	case ctx.Err() != nil:
+		a.in.Exit.Cancelled = true
+	case closed(g.Gone()), closed(g.Log.Fatal()):
+		// The end of the guest says why.
+	default:
+		a.in.Exit.HostError = err.Error()
+	}
+}
+
+// atEnd takes what only a guest that still is there can tell.
+func (a *attempt) atEnd(g *pool.Guest) {
+	ends := g.Ends()
+	a.in.Exit.Panicked, a.in.Exit.Reset = ends.Panicked, ends.Reset
+	a.in.Exit.QEMUExited, a.in.Exit.QEMUStatus = ends.QEMUExited, ends.QEMUStatus
+	if a.in.Exit.TimedOut || a.in.Exit.AgentLost || a.in.Exit.AgentSignal != "" {
+		a.in.Exit.SilentAfter = g.Log.State().LastLine
+	}
+}
+
+// collect reads what QEMU wrote.
+func (a *attempt) collect(cut int64) {
+	serial, err := readLog(filepath.Join(a.dir, machine.ConsoleLog))
+	if err != nil {
+		a.note(err)
+		return
+	}
+	kmsg, err := readLog(filepath.Join(a.dir, machine.KmsgLog))
+	if err != nil {
+		a.note(err)
+		return
+	}
+	if cut > 0 && cut < int64(len(serial)) {
+		serial = serial[:cut]
+		kmsg = nil // it has the provoked lines too, and no mark where they begin
+	}
+	a.in.Reports = console.Merge(serial, kmsg)
+	if a.in.Faults, err = pool.Faults(a.dir); err != nil {
+		a.note(err)
+	}
+}
+
+func (a *attempt) note(err error) {
+	if a.in.Exit.HostError == "" {
+		a.in.Exit.HostError = err.Error()
+	}
+}
+
+// readLog reads a log that may not exist.
+func readLog(name string) ([]byte, error) {
+	data, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// slowness is the factor by which this guest is slower than the reference, at least 1.
+func slowness(boot time.Duration) float64 {
+	return min(max(1, float64(boot)/float64(referenceBoot)), 20)
+}
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+func scaled(d time.Duration, by float64) time.Duration { return time.Duration(float64(d) * by) }
+
+// talk is the conversation with a running agent.
+type talk struct {
+	*attempt
+	guest   *pool.Guest
+	session *guest.Session
+	host    *host
+	slow    float64
+}
+
+// run notes records, answers calls and watches the guest until the conversation is over.
+func (t *talk) run(ctx context.Context) (cut int64) {
+	log, err := results.NewRecordLog(t.dir)
+	if err != nil {
+		t.note(err)
+		t.session.Kill()
+		return 0
+	}
+	defer func() {
+		if err := log.Close(); err != nil {
+			t.note(err)
+		}
+	}()
+
+	deadline := time.NewTimer(scaled(t.cell.Scenario.Timeout+settling, t.slow))
+	defer deadline.Stop()
+	beat := time.NewTimer(scaled(beatAllowance, t.slow))
+	defer beat.Stop()
+	fatal, panicked := t.guest.Log.Fatal(), t.guest.QEMU.Panicked()
+	var drained <-chan struct{}
+
+	for {
+		select {
+		case rec, open := <-t.session.Records():
+			if !open {
+				t.ended(t.session.Wait())
+				return 0
+			}
+			beat.Reset(scaled(beatAllowance, t.slow))
+			if err := t.heard(ctx, rec, log); err != nil {
+				t.note(err)
+				t.session.Kill()
+				return 0
+			}
+		case ev := <-t.guest.Events():
+			// A guest that is gone does not read it; its end is seen elsewhere.
+			_ = t.session.Send(record.Input{Event: &ev})
+		case <-fatal:
+			fatal = nil
+			drained = t.guest.Drained()
+		case <-panicked:
+			panicked = nil
+			drained = t.guest.Drained()
+		case <-t.guest.Stopped():
+			t.note(errors.New("QEMU stopped the guest: it cannot go on"))
+			t.session.Kill()
+			return 0
+		case <-t.guest.Log.Full():
+			t.note(errFlood)
+			t.session.Kill()
+			return 0
+		case <-drained:
+			t.session.Kill()
+			return 0
+		case <-t.guest.Gone():
+			t.rest(ctx, log)
+			t.session.Kill()
+			return 0
+		case <-beat.C:
+			return t.hung(ctx)
+		case <-deadline.C:
+			return t.hung(ctx)
+		case <-ctx.Done():
+			t.in.Exit.Cancelled = true
+			t.session.Kill()
+			return 0
+		}
+	}
+}
+
+// heard keeps a record and answers it if it is a call.
+func (t *talk) heard(ctx context.Context, rec record.Record, log *results.RecordLog) error {
+	t.in.Records = append(t.in.Records, rec)
+	if err := log.Append(rec); err != nil {
+		return err
+	}
+	if rec.Hello != nil {
+		return checkHello(*rec.Hello, t.cell)
+	}
+	if rec.Step != nil {
+		t.runner.Progress.Phase(t.worker, rec.Step.Text)
+	}
+	if rec.Call == nil {
+		return nil
+	}
+	reply := t.host.answer(ctx, *rec.Call)
+	_ = t.session.Send(record.Input{Reply: &reply}) // as above
+	return nil
+}
+
+// rest keeps what the agent had said before the guest went. With QEMU the connection ends, and so do the
+// records.
+func (t *talk) rest(ctx context.Context, log *results.RecordLog) {
+	for rec := range t.session.Records() {
+		if rec.Call != nil {
+			continue // there is nobody to answer for
+		}
+		if err := t.heard(ctx, rec, log); err != nil {
+			t.note(err)
+			return
+		}
+	}
+}
+
+// ended notes how the agent ended by itself.
+func (t *talk) ended(x guest.Exit) {
+	t.in.Exit.AgentCode, t.in.Exit.AgentSignal, t.in.Exit.AgentLost = x.Code, x.Signal, x.Lost
+	t.in.Exit.AgentStderr = strings.TrimSpace(x.Stderr)
+	if x.Err != nil {
+		t.in.Exit.Protocol = x.Err.Error()
+	}
+	if x.Lost || x.Signal != "" {
+		// Did the kernel or QEMU take it along? Both say so within moments.
+		<-t.guest.Drained()
+	}
+}
+
+// hung takes evidence of a guest that makes no progress: an NMI makes the kernel show what every CPU
+// does, and then panic. It returns where the console ended before.
+func (t *talk) hung(ctx context.Context) (cut int64) {
+	t.in.Exit.TimedOut = true
+	cut = t.guest.Log.State().Bytes
+	defer t.session.Kill()
+	if reply := t.host.answer(ctx, record.Call{Verb: record.VerbNMI}); reply.Error != "" {
+		return cut
+	}
+	select {
+	case <-t.guest.Drained():
+	case <-ctx.Done():
+	}
+	return cut
+}

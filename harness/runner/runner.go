@@ -1,0 +1,175 @@
+// Package runner takes cells from a Queue and brings each from a fresh guest to a verdict.
+//
+// It owns one cell's life: boot, push, the conversation with the agent, deadlines, host actions, the end of
+// the guest, the evidence, the retry of what was our own fault. It does not own what cells there are
+// (harness/plan), how a guest comes up (harness/pool), what the facts mean (results.Judge) or what a person
+// sees (results/render, through Progress).
+//
+// A queue needs no lease yet: the only one is in memory, and a worker that dies takes it along. A queue
+// between machines will need one.
+package runner
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/nestbed/nestbed/harness/plan"
+	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/results"
+	"github.com/nestbed/nestbed/results/record"
+	"github.com/nestbed/nestbed/scenarios/lab"
+)
+
+// Progress hears what workers do. Its methods are called from several goroutines.
+type Progress interface {
+	Begin(worker int, id string)
+	Phase(worker int, text string)
+	End(worker int, cell results.Cell)
+}
+
+// Guests makes guests: *pool.Pool does.
+type Guests interface {
+	Get(context.Context, pool.Spec) (*pool.Guest, error)
+}
+
+// Runner runs the cells of one run. Its fields are set before Go and not changed afterwards.
+type Runner struct {
+	Guests   Guests
+	Agent    []byte // the agent's program
+	Run      *results.Run
+	Known    results.Known
+	Progress Progress
+	Workers  int
+
+	// BootProven says that some kernel is known to reach userspace on this host with this accelerator: then
+	// a kernel that does not is at fault itself.
+	BootProven bool
+
+	// Keep, if not nil, is given the guest of a cell that ended badly, while it still runs; the guest ends
+	// when it returns.
+	Keep func(context.Context, Kept)
+}
+
+// Kept is a guest that is kept for a person to look at.
+type Kept struct {
+	Cell  results.Planned
+	Guest *pool.Guest
+}
+
+// maxAttempts is how often a cell is tried whose attempts end in error. Nothing else is ever tried again.
+const maxAttempts = 2
+
+// Go works until the queue gives no more cells or ctx is done. Cells in progress then end without a
+// verdict. The errors are those of the disk and the queue; verdicts are no errors.
+func (r *Runner) Go(ctx context.Context, q Queue) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs *multierror.Error
+	)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for worker := range max(r.Workers, 1) {
+		wg.Go(func() {
+			if err := r.work(ctx, worker, q); err != nil {
+				mu.Lock()
+				errs = multierror.Append(errs, err)
+				mu.Unlock()
+				cancel() // a run that cannot be written down is over
+			}
+		})
+	}
+	wg.Wait()
+	return errs.ErrorOrNil()
+}
+
+func (r *Runner) work(ctx context.Context, worker int, q Queue) error {
+	for {
+		c, ok := q.Next(ctx)
+		if !ok {
+			return nil
+		}
+		verdict, err := r.cell(ctx, worker, c)
+		if err != nil {
+			q.Fail(c)
+			return err
+		}
+		if verdict.Verdict == record.Invalid {
+			q.Fail(c)
+			return nil
+		}
+		if err := q.Done(c, verdict); err != nil {
+			return err
+		}
+		r.Progress.End(worker, verdict)
+	}
+}
+
+// cell brings one cell to its verdict, which is Invalid when ctx ended it.
+func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cell, error) {
+	planned := Planned(c)
+	r.Progress.Begin(worker, planned.ID())
+	started := time.Now()
+	retried := ""
+	for n := 1; ; n++ {
+		dir, err := r.Run.CellDir(planned, n)
+		if err != nil {
+			return results.Cell{}, err
+		}
+		outcome := r.attempt(ctx, worker, c, filepath.Join(r.Run.Dir(), dir))
+		if outcome.Verdict == record.Error && n < maxAttempts && ctx.Err() == nil {
+			retried = outcome.Title
+			if err := r.Run.SaveOutcome(dir, outcome); err != nil {
+				return results.Cell{}, err
+			}
+			r.Progress.Phase(worker, "once more: "+outcome.Title)
+			continue
+		}
+		outcome = r.Known.Explain(planned, outcome)
+		if outcome.Verdict == record.Invalid {
+			return results.Cell{}, nil
+		}
+		if err := r.Run.SaveOutcome(dir, outcome); err != nil {
+			return results.Cell{}, err
+		}
+		cell := results.NewCell(planned, outcome)
+		cell.Attempts, cell.Retried, cell.Dir = n, retried, dir
+		cell.Started, cell.Duration = started.UTC(), time.Since(started).Seconds()
+		return cell, nil
+	}
+}
+
+func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, dir string) results.Outcome {
+	a := &attempt{runner: r, worker: worker, cell: c, dir: dir}
+	a.in.Exit.BootProven = r.BootProven
+	// A version among the needs is a promise: from there on the scenario runs.
+	a.in.SkipRuledOut = c.Scenario.Needs.MinKernel != ""
+	a.run(ctx)
+	return results.Judge(a.in)
+}
+
+// Planned is the cell as a run's files know it.
+func Planned(c plan.Cell) results.Planned {
+	accel := c.Machine.Accel
+	return results.Planned{
+		Scenario: c.Scenario.Name, Variant: c.Variant, Repeat: c.Repeat,
+		Kernel: c.Kernel.Release, KernelSpec: c.Kernel.Spec, KernelHash: c.Kernel.Hash,
+		Machine: c.Machine.Name, Accelerator: string(accel),
+	}
+}
+
+// checkHello refuses an agent that is not the one that this host planned with.
+func checkHello(h record.Hello, c plan.Cell) error {
+	switch {
+	case h.Catalogue != lab.Catalogue():
+		return fmt.Errorf("the agent was built from other scenarios than this nestbed (%.12s, not %.12s): run make build", h.Catalogue, lab.Catalogue())
+	case h.Scenario != c.Scenario.Name || h.Variant != c.Variant:
+		return fmt.Errorf("the agent runs %.64q@%.64q, asked for %s@%s", h.Scenario, h.Variant, c.Scenario.Name, c.Variant)
+	}
+	return nil
+}

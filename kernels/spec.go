@@ -1,0 +1,131 @@
+package kernels
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// specForms is what an error about a SPEC ends with: every form, each as it would be typed.
+const specForms = "want debian:6.12, debian:SUITE/6.12, a .deb (several: a.deb,b.deb), a folder, a kernel build tree, or running"
+
+// SpecError says that a SPEC cannot be understood. It is the user's to correct, unlike a failed import.
+type SpecError struct {
+	Spec   string // as given
+	Reason string // what is wrong with it
+	Hint   string // what to type instead
+}
+
+func (e *SpecError) Error() string {
+	return fmt.Sprintf("kernel %q: %s; %s", e.Spec, e.Reason, e.Hint)
+}
+
+type specKind int
+
+const (
+	specDebian  specKind = iota + 1 // version, and a suite or ""
+	specPackage                     // paths of .deb files
+	specFolder                      // paths[0]: a folder or a build tree
+	specRunning
+)
+
+// spec is a parsed SPEC.
+type spec struct {
+	kind    specKind
+	suite   string
+	version string
+	paths   []string
+}
+
+var (
+	specVersion = regexp.MustCompile(`^[0-9]{1,4}\.[0-9]{1,5}(\.[0-9]{1,5})?$`)
+	specSuite   = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,63}$`)
+)
+
+// parseSpec understands text without looking at the machine.
+func parseSpec(text string) (spec, error) {
+	bad := func(reason, hint string) (spec, error) {
+		return spec{}, &SpecError{Spec: text, Reason: reason, Hint: hint}
+	}
+	switch {
+	case text == "":
+		return bad("is empty", specForms)
+	case strings.ContainsAny(text, "\n\r\x00"):
+		return bad("holds a control character", specForms)
+	case text == "running":
+		return spec{kind: specRunning}, nil
+	case strings.HasPrefix(text, "debian:"):
+		rest := strings.TrimPrefix(text, "debian:")
+		suite, version, found := strings.Cut(rest, "/")
+		if !found {
+			suite, version = "", rest
+		} else if !specSuite.MatchString(suite) {
+			return bad(fmt.Sprintf("%q is not the name of a suite", suite), "want for example debian:trixie-backports/"+exampleVersion(version))
+		}
+		if !specVersion.MatchString(version) {
+			if !found && specSuite.MatchString(version) {
+				return bad("names no version", fmt.Sprintf("want for example debian:%s/6.12", version))
+			}
+			return bad(fmt.Sprintf("%q is not a kernel version", version), "want for example debian:6.12 or debian:6.12.48")
+		}
+		return spec{kind: specDebian, suite: suite, version: version}, nil
+	case strings.HasSuffix(text, ".deb"):
+		paths := strings.Split(text, ",")
+		for _, p := range paths {
+			if !strings.HasSuffix(p, ".deb") {
+				return bad(fmt.Sprintf("%q is not a .deb", p), "give several packages as a.deb,b.deb")
+			}
+			if strings.HasSuffix(p, "/.deb") || p == ".deb" {
+				return bad("a .deb has no name", specForms)
+			}
+		}
+		return spec{kind: specPackage, paths: paths}, nil
+	case strings.Contains(text, "/"), text == ".", text == "..":
+		return spec{kind: specFolder, paths: []string{text}}, nil
+	case specVersion.MatchString(text):
+		return bad("does not say whose kernel", fmt.Sprintf("did you mean debian:%s?", text))
+	case strings.Contains(text, ":"):
+		return bad("only Debian's kernels are known by name", specForms)
+	}
+	return bad("is not a kernel", fmt.Sprintf("for a folder type ./%s; %s", text, specForms))
+}
+
+// exampleVersion is v where it can stand in an example.
+func exampleVersion(v string) string {
+	if specVersion.MatchString(v) {
+		return v
+	}
+	return "6.12"
+}
+
+// absolute gives s with absolute paths, so that its key means the same from every folder.
+func (s spec) absolute() (spec, error) {
+	for i, p := range s.paths {
+		abs, err := filepath.Abs(p)
+		if err != nil {
+			return spec{}, fmt.Errorf("find %s: %w", p, err)
+		}
+		if i == 0 {
+			s.paths = append([]string(nil), s.paths...)
+		}
+		s.paths[i] = abs
+	}
+	return s, nil
+}
+
+// String is the canonical SPEC: parsing it gives s again.
+func (s spec) String() string {
+	switch s.kind {
+	case specDebian:
+		if s.suite == "" {
+			return "debian:" + s.version
+		}
+		return "debian:" + s.suite + "/" + s.version
+	case specPackage, specFolder:
+		return strings.Join(s.paths, ",")
+	case specRunning:
+		return "running"
+	}
+	return ""
+}

@@ -1,0 +1,375 @@
+package results
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// Input is everything that a verdict depends on.
+type Input struct {
+	Records []record.Record // as received, in order; may stop anywhere
+	Reports []record.Report // found in the console, grouped or not
+	Faults  int             // IOMMU faults that QEMU traced
+	Exit    Exit
+	// SkipRuledOut says that the plan found everything the scenario needs: a skip is then a false claim.
+	SkipRuledOut bool
+}
+
+// Exit says how the attempt ended, in facts. The zero value is a guest that never booted.
+type Exit struct {
+	Cancelled bool   // the user ended the run; the cell gets no verdict
+	HostError string // what the host could not do: "push agent: ..."
+
+	Booted      bool   // init said ready
+	BootProven  bool   // another kernel boots on this machine here, so a boot that fails is the kernel's fault
+	SilentAfter string // the console's last line before it fell silent, or before the deadline
+
+	TimedOut bool // no progress until the deadline
+	Panicked bool // QEMU saw the guest panic (pvpanic)
+	Reset    bool // QEMU saw the guest reset itself
+
+	QEMUExited bool   // before it was told to
+	QEMUStatus string // "killed by SIGKILL", "exit status 1: its last words"
+
+	Protocol    string // how the agent's stream broke its rules
+	AgentCode   int
+	AgentSignal string // without the SIG: "KILL"
+	AgentLost   bool   // the connection ended and gave no exit status
+	AgentStderr string // its tail
+}
+
+// Outcome is a verdict with its reasons.
+type Outcome struct {
+	Schema    string          `json:"schema"`
+	Verdict   record.Verdict  `json:"verdict"`
+	Was       record.Verdict  `json:"was,omitzero"` // with verdict known: what it is without the known-issues file
+	Title     string          `json:"title"`
+	Signature string          `json:"signature,omitempty"`
+	Reason    string          `json:"reason,omitempty"`
+	Remedy    string          `json:"remedy,omitempty"`
+	Step      string          `json:"step,omitempty"` // the step in which it ended or failed
+	Known     string          `json:"known,omitempty"`
+	Check     *record.Check   `json:"check,omitempty"`   // the first false claim
+	Failed    int             `json:"failed,omitempty"`  // number of false claims
+	Checks    int             `json:"checks"`            // number of claims
+	Reports   []record.Report `json:"reports,omitempty"` // those that count: nobody expected them
+}
+
+// Judge gives the verdict. It is pure: what it is told is all it knows. A cancelled attempt gets Invalid,
+// which belongs in no file. Known issues are applied afterwards, by Known.Explain.
+func Judge(in Input) Outcome {
+	s := read(in.Records)
+	o := Outcome{Schema: OutcomeSchema, Step: s.step, Check: s.firstFalse, Checks: s.checks, Failed: s.failed}
+	if in.Exit.Cancelled {
+		o.Reason = "cancelled"
+		return o
+	}
+	if err := s.compile(); err != nil {
+		return o.end(record.Error, "the agent declared an expectation that is no regular expression", err.Error())
+	}
+	o.Reports = s.unexpected(in.Reports)
+
+	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){crash, hang, broken, fail, skip} {
+		if judged, ok := rule(in, s, o); ok {
+			return judged
+		}
+	}
+	return o.end(record.Pass, "", "")
+}
+
+// end sets what an outcome is called and why.
+func (o Outcome) end(v record.Verdict, title, reason string) Outcome {
+	o.Verdict, o.Title, o.Reason = v, title, reason
+	if v.Bad() {
+		o.Signature = signature(title)
+	}
+	return o
+}
+
+func crash(in Input, s said, o Outcome) (Outcome, bool) {
+	switch {
+	case !in.Exit.Booted && !in.Exit.BootProven:
+		return o, false // perhaps no kernel boots here
+	case len(o.Reports) > 0:
+		first := o.Reports[0]
+		o = o.end(record.Crash, first.Title, then(o.Reports[1:]))
+		if first.Class == record.ClassIOMMU {
+			o.Title, o.Reason = "unexpected IOMMU fault", join(first.Title, o.Reason)
+		}
+		o.Signature = first.Signature
+	case in.Exit.Panicked && !s.panicExpected(in.Reports):
+		o = o.end(record.Crash, "kernel panic", "QEMU saw the guest panic; the console holds no report of it")
+	case in.Exit.Reset && s.done == nil:
+		o = o.end(record.Crash, "the guest reset itself", lastLine(in.Exit))
+	case in.Faults > 0 && !s.faultExpected:
+		o = o.end(record.Crash, "unexpected IOMMU fault",
+			fmt.Sprintf("QEMU traced %s that no expect declared", count(in.Faults, "IOMMU fault")))
+	default:
+		return o, false
+	}
+	return o, true
+}
+
+func hang(in Input, s said, o Outcome) (Outcome, bool) {
+	x := in.Exit
+	switch {
+	case x.QEMUExited || s.done != nil:
+		return o, false // not a hang: QEMU's end explains it, or the agent had said everything
+	case x.TimedOut && x.Booted:
+		return o.end(record.Hang, "no progress"+s.where(), join("nothing was heard until the deadline", lastLine(x))), true
+	case x.HostError != "" || x.Protocol != "" || s.broken != "":
+		return o, false // what follows is the consequence
+	case !x.Booted && x.BootProven:
+		return o.end(record.Hang, silent(x), "the kernel never reached userspace; another one boots on this machine"), true
+	case !x.Booted:
+		return o, false
+	case x.AgentSignal != "":
+		return o.end(record.Hang, "agent killed by SIG"+x.AgentSignal+s.where(),
+			join("the guest still runs, nothing of nestbed sent the signal", lastLine(x))), true
+	case x.AgentLost:
+		return o.end(record.Hang, "connection to the guest lost"+s.where(), join("QEMU still runs", lastLine(x))), true
+	}
+	return o, false
+}
+
+// broken finds what is our fault. A stream that ends without done is one of those unless it says skip.
+func broken(in Input, s said, o Outcome) (Outcome, bool) {
+	x := in.Exit
+	var title, reason string
+	switch {
+	case s.broken != "":
+		title, reason = s.broken, "the agent could not do its work"
+	case x.Protocol != "":
+		title, reason = "the agent broke the record protocol", x.Protocol
+	case x.HostError != "":
+		title, reason = x.HostError, "the host could not do its work"
+	case x.QEMUExited && s.done == nil:
+		title, reason = "QEMU ended early", x.QEMUStatus
+	case !x.Booted:
+		title, reason = "does not boot: "+silent(x), "no kernel was seen to boot on this machine, so this says nothing about this one"
+		if len(o.Reports) > 0 {
+			title = "does not boot: " + o.Reports[0].Title
+		}
+	case s.done == nil && s.skip == nil:
+		title, reason = fmt.Sprintf("agent exited with status %d without done", x.AgentCode), x.AgentStderr
+	case s.done == nil && (x.AgentCode != 0 || x.AgentLost || x.AgentSignal != ""):
+		title, reason = "agent skipped and did not end well", x.AgentStderr
+	case s.done != nil && (s.done.Checks != s.checks || s.done.Failed != s.failed):
+		title = "a record was lost"
+		reason = fmt.Sprintf("the agent counted %d checks, %d of them false; here are %d and %d",
+			s.done.Checks, s.done.Failed, s.checks, s.failed)
+	case x.AgentCode != 0 && s.failed == 0:
+		title, reason = fmt.Sprintf("agent exited with status %d after done", x.AgentCode), x.AgentStderr
+	default:
+		return o, false
+	}
+	return o.end(record.Error, title, reason), true
+}
+
+func fail(in Input, s said, o Outcome) (Outcome, bool) {
+	switch {
+	case s.firstFalse != nil:
+		c := s.firstFalse
+		o.Step = s.falseStep
+		title := c.Claim
+		if c.Invariant {
+			title = "closing invariant: " + c.Claim
+		}
+		o = o.end(record.Fail, title, compared(c))
+		if s.failed > 1 {
+			o.Reason = join(o.Reason, fmt.Sprintf("%d of %d claims are false", s.failed, s.checks))
+		}
+	case s.skip != nil && in.SkipRuledOut:
+		o = o.end(record.Fail, "skipped although the plan had found all it needs", s.skip.Reason)
+	default:
+		return o, false
+	}
+	return o, true
+}
+
+func skip(_ Input, s said, o Outcome) (Outcome, bool) {
+	if s.skip == nil {
+		return o, false
+	}
+	o = o.end(record.Skip, s.skip.Reason, s.skip.Reason)
+	o.Remedy = s.skip.Remedy
+	return o, true
+}
+
+// said is what the records say, summed up.
+type said struct {
+	step          string
+	checks        int
+	failed        int
+	firstFalse    *record.Check
+	falseStep     string
+	faultExpected bool
+	titles        []string
+	expected      []*regexp.Regexp
+	skip          *record.SkipReason
+	broken        string
+	done          *record.Done
+}
+
+func read(records []record.Record) said {
+	var s said
+	for _, r := range records {
+		switch {
+		case r.Step != nil:
+			s.step = r.Step.Text
+		case r.Check != nil:
+			s.checks++
+			if !r.Check.OK {
+				s.failed++
+				if s.firstFalse == nil {
+					s.firstFalse, s.falseStep = r.Check, s.step
+				}
+			}
+		case r.Expect != nil:
+			s.faultExpected = s.faultExpected || r.Expect.Fault
+			if r.Expect.Title != "" {
+				s.titles = append(s.titles, r.Expect.Title)
+			}
+		case r.Skip != nil:
+			s.skip = r.Skip
+		case r.Broken != nil && s.broken == "":
+			s.broken = r.Broken.Reason
+		case r.Done != nil:
+			s.done = r.Done
+		}
+	}
+	return s
+}
+
+func (s *said) compile() error {
+	for _, title := range s.titles {
+		re, err := regexp.Compile(title)
+		if err != nil {
+			return fmt.Errorf("expect %q: %w", title, err)
+		}
+		s.expected = append(s.expected, re)
+	}
+	return nil
+}
+
+func (s said) expects(r record.Report) bool {
+	if r.Class == record.ClassIOMMU && s.faultExpected {
+		return true
+	}
+	return slices.ContainsFunc(s.expected, func(re *regexp.Regexp) bool { return re.MatchString(r.Title) })
+}
+
+// unexpected gives the reports that count, in the order of the log and one beside the other: a group is
+// for a reader, and an expected leader must not take its followers along. Only what follows an expected
+// report that ended the kernel is its consequence.
+func (s said) unexpected(reports []record.Report) []record.Report {
+	var out []record.Report
+	for _, r := range Flatten(reports) {
+		if !s.expects(r) {
+			out = append(out, r)
+		} else if r.Fatal {
+			break
+		}
+	}
+	return out
+}
+
+func (s said) panicExpected(reports []record.Report) bool {
+	return slices.ContainsFunc(Flatten(reports), func(r record.Report) bool { return r.Fatal && s.expects(r) })
+}
+
+func (s said) where() string {
+	if s.step == "" {
+		return ""
+	}
+	return " in step \"" + s.step + "\""
+}
+
+// Flatten gives leaders and followers as one list in the order of the log, each without followers.
+func Flatten(reports []record.Report) []record.Report {
+	var out []record.Report
+	for _, r := range reports {
+		followers := r.Followers
+		r.Followers = nil
+		out = append(append(out, r), Flatten(followers)...)
+	}
+	slices.SortStableFunc(out, func(a, b record.Report) int { return a.Line - b.Line })
+	return out
+}
+
+func then(rest []record.Report) string {
+	if len(rest) == 0 {
+		return ""
+	}
+	next := rest[0]
+	if i := slices.IndexFunc(rest, func(r record.Report) bool { return r.Fatal }); i >= 0 {
+		next = rest[i]
+	}
+	text := "then " + next.Title
+	if n := len(rest) - 1; n > 0 {
+		text += fmt.Sprintf(" and %s", count(n, "more report"))
+	}
+	return text
+}
+
+func compared(c *record.Check) string {
+	var parts []string
+	if c.Want != "" || c.Got != "" {
+		parts = append(parts, fmt.Sprintf("want %s, got %s", c.Want, c.Got))
+	}
+	text := strings.Join(parts, ", ")
+	if c.Op != "" {
+		if text != "" {
+			text = ": " + text
+		}
+		text = c.Op + text
+	}
+	if c.Site != "" {
+		text = strings.TrimSpace(text + " (" + c.Site + ")")
+	}
+	return text
+}
+
+func silent(x Exit) string {
+	if x.SilentAfter == "" {
+		return "silent from the start of the boot"
+	}
+	return fmt.Sprintf("silent after %q", x.SilentAfter)
+}
+
+func lastLine(x Exit) string {
+	if x.SilentAfter == "" {
+		return ""
+	}
+	return fmt.Sprintf("last console line %q", x.SilentAfter)
+}
+
+func join(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), "; ")
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+var digits = regexp.MustCompile(`0x[0-9a-f]+|[0-9]+`)
+
+// signature is stable over the numbers in a title.
+func signature(title string) string {
+	sum := sha256.Sum256([]byte(digits.ReplaceAllString(title, "N")))
+	return hex.EncodeToString(sum[:8])
+}
+
+func exactHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:4])
+}

@@ -1,0 +1,167 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nestbed/nestbed/guestagent/kmod"
+	"github.com/nestbed/nestbed/guestagent/pci"
+	"github.com/nestbed/nestbed/guestagent/uevent"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// Env is where a scenario runs.
+type Env struct {
+	In      io.Reader // the host's answers, record.Input lines
+	Out     io.Writer // records
+	Variant string
+	Scale   float64 // how slow this guest is, 1 being the reference
+	Self    string  // the agent's own executable, for children
+	Root    string  // put before every path; empty outside tests
+}
+
+// Execute runs one scenario from hello to done and returns an error when the host could not be told how it
+// went. Claims that turned out false are not an error.
+//
+// When the scenario's time is up, evidence is recorded and the heartbeat ends; Execute still waits, because
+// a verb that hangs in the kernel cannot be called back and one that is only slow will finish. To wait no
+// longer is the host's decision.
+func Execute(s Scenario, env Env) error {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return fmt.Errorf("uname: %w", err)
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(float64(s.Timeout)*env.Scale))
+	defer cancel()
+
+	t := &T{ctx: ctx, env: env, scenario: s, stream: newStream(env.In, env.Out)}
+	t.stream.write(record.Record{Kind: record.KindHello, Hello: &record.Hello{
+		Schema:    record.Schema,
+		Scenario:  s.Name,
+		Variant:   env.Variant,
+		Catalogue: Catalogue(),
+		Kernel:    release,
+		Machine:   unix.ByteSliceToString(uts.Machine[:]),
+		PID:       os.Getpid(),
+	}})
+	stopBeat := t.stream.beat(ctx)
+
+	if err := t.prepare(release); err != nil {
+		t.stream.broken(err.Error())
+		stopBeat()
+		return t.stream.done()
+	}
+	defer t.events.socket.Close()
+
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		t.scenarioAndCleanups()
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		t.stream.log(fmt.Sprintf("the scenario's time is up: %v\n%s", s.Timeout, stuck(env.Root)))
+		<-ended
+	}
+	t.settle()
+	stopBeat()
+	return t.stream.done()
+}
+
+// prepare loads what the scenario needs and takes the baseline.
+func (t *T) prepare(release string) error {
+	var err error
+	if t.env.Variant != "" && !slices.Contains(t.scenario.Variants, t.env.Variant) {
+		return fmt.Errorf("scenario %s has no variant %q", t.scenario.Name, t.env.Variant)
+	}
+	if t.kernel, err = parseVersion(release); err != nil {
+		return err
+	}
+	t.bus = pci.NewBus(t.env.Root)
+	if t.mods, err = kmod.Open(t.env.Root, kmod.Dir); err != nil {
+		return err
+	}
+	if err := t.loadNeeds(); err != nil {
+		return err
+	}
+	if t.regime, err = findRegime(t.mods, t.kernel); err != nil {
+		return err
+	}
+	t.stream.log("regime " + t.regime.String())
+	// Opened after the modules are in: their loading is hundreds of events that nobody asks about.
+	socket, err := uevent.Listen()
+	if err != nil {
+		return err
+	}
+	t.events = &watcher{socket: socket}
+	if t.baseline, err = t.observe(); err != nil {
+		socket.Close()
+		return fmt.Errorf("baseline: %w", err)
+	}
+	t.idle = t.baseline
+	return nil
+}
+
+// scenarioAndCleanups runs Run, which may end anywhere by runtime.Goexit or a panic, and then every
+// cleanup, the last registered first.
+func (t *T) scenarioAndCleanups() {
+	ran := make(chan struct{})
+	go func() {
+		defer close(ran)
+		defer t.recovered("the scenario")
+		t.scenario.Run(t)
+	}()
+	<-ran
+	// A cleanup may register another: unloading a module in one of them would.
+	for len(t.cleanups) > 0 {
+		last := t.cleanups[len(t.cleanups)-1]
+		t.cleanups = t.cleanups[:len(t.cleanups)-1]
+		t.clean(last)
+	}
+}
+
+func (t *T) clean(c cleanup) {
+	defer t.recovered(c.what)
+	if err := c.undo(); err != nil {
+		t.stream.check(record.Check{Claim: "cleanup succeeds: " + c.what, Want: "success", Got: err.Error()})
+	}
+}
+
+// recovered turns a panic of ours into a record. runtime.Goexit is no panic.
+func (t *T) recovered(what string) {
+	if p := recover(); p != nil {
+		t.stream.broken(fmt.Sprintf("%s panicked: %v\n%s", what, p, debug.Stack()))
+	}
+}
+
+// stuck shows where the agent is: its goroutines, and its threads inside the kernel.
+func stuck(root string) string {
+	var b strings.Builder
+	tasks, err := os.ReadDir(filepath.Join(root, "/proc/self/task"))
+	if err != nil {
+		fmt.Fprintln(&b, err)
+	}
+	for _, task := range tasks {
+		stack, err := os.ReadFile(filepath.Join(root, "/proc/self/task", task.Name(), "stack"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			fmt.Fprintln(&b, err)
+		}
+		fmt.Fprintf(&b, "thread %s\n%s", task.Name(), stack)
+	}
+	buf := make([]byte, 4<<10)
+	b.Write(buf[:runtime.Stack(buf, true)])
+	return b.String()
+}

@@ -1,0 +1,164 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/nestbed/nestbed/guestagent/kmod"
+	"github.com/nestbed/nestbed/guestagent/pci"
+	"github.com/nestbed/nestbed/guestagent/uapi"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// T is a scenario's hand on the guest. Its verbs act on the kernel under test; one that the kernel refuses
+// records a false check and ends the scenario, whose cleanups and closing invariant follow all the same.
+// Methods that return an error leave the judgement to the scenario. T belongs to the goroutine of Run.
+type T struct {
+	ctx      context.Context // done when the scenario's time is up
+	env      Env
+	scenario Scenario
+	stream   *stream
+	mods     *kmod.Set
+	bus      pci.Bus
+	events   *watcher
+	kernel   version
+	regime   Regime
+	vendor   string // kvm_amd or kvm_intel, "" when the scenario needs no KVM
+	baseline state // before the scenario, for the closing invariant
+	idle     state // the same, but with the devices bound that the scenario has bound so far
+	slots    int // root ports that hold a device under test
+	cleanups []cleanup
+}
+
+type cleanup struct {
+	what string
+	undo func() error
+}
+
+// atEnd registers what undoes an acquisition. The last acquired goes first; all run, whatever happens.
+func (t *T) atEnd(what string, undo func() error) {
+	t.cleanups = append(t.cleanups, cleanup{what, undo})
+}
+
+// Context is done when the scenario's time is up.
+func (t *T) Context() context.Context { return t.ctx }
+
+// Variant is the one of the scenario's variants that runs, "" when it has none.
+func (t *T) Variant() string { return t.env.Variant }
+
+// KernelBefore reports whether the kernel's version is older than major.minor. Versions decide what to
+// expect where nothing better can be asked; Regime is better.
+func (t *T) KernelBefore(major, minor int) bool { return t.kernel.before(version{major, minor}) }
+
+// Step opens a section; what follows belongs to it.
+func (t *T) Step(text string) {
+	t.stream.write(record.Record{Kind: record.KindStep, Step: &record.Step{Text: record.Cut(text)}})
+}
+
+// Log adds evidence.
+func (t *T) Log(text string) { t.stream.log(text) }
+
+// Check claims that something holds. The scenario goes on when it does not.
+func (t *T) Check(ok bool, claim string) {
+	t.stream.check(record.Check{OK: ok, Claim: claim, Site: site(1)})
+}
+
+// WantInt claims a number.
+func (t *T) WantInt(got, want int, claim string) {
+	t.stream.check(record.Check{
+		OK: got == want, Claim: claim, Want: fmt.Sprint(want), Got: fmt.Sprint(got), Site: site(1),
+	})
+}
+
+// WantErr claims the outcome of an operation: an errno, or nil for success.
+func (t *T) WantErr(got, want error, claim string) {
+	c := record.Check{
+		OK: errors.Is(got, want), Claim: claim, Want: uapi.ErrnoName(want), Got: uapi.ErrnoName(got), Site: site(1),
+	}
+	if e, ok := errors.AsType[*uapi.Error](got); ok {
+		c.Op = e.Op + " " + e.Object
+	}
+	t.stream.check(c)
+}
+
+// Expect declares a kernel report or an IOMMU fault that the scenario is about to provoke, from here to its end.
+func (t *T) Expect(e record.Expect) {
+	t.stream.write(record.Record{Kind: record.KindExpect, Expect: &e})
+}
+
+// Skip ends the scenario: it cannot run in this guest, for this reason, and what would make it run.
+func (t *T) Skip(reason, remedy string) {
+	t.stream.write(record.Record{Kind: record.KindSkip, Skip: &record.SkipReason{Reason: reason, Remedy: remedy}})
+	runtime.Goexit()
+}
+
+// Broken ends the scenario: the guest's set-up failed, which says nothing about the kernel.
+func (t *T) Broken(reason string) {
+	t.stream.broken(reason)
+	runtime.Goexit()
+}
+
+// must ends the scenario with a false check when a verb's operation failed.
+func (t *T) must(err error) {
+	if err == nil {
+		return
+	}
+	c := record.Check{Want: "success", Got: uapi.ErrnoName(err), Site: callerOutside()}
+	if e, ok := errors.AsType[*uapi.Error](err); ok {
+		c.Op = e.Op + " " + e.Object
+		c.Claim = c.Op + " succeeds"
+	} else {
+		c.Claim = "no error: " + err.Error()
+	}
+	t.stream.check(c)
+	runtime.Goexit()
+}
+
+// mustHost ends the scenario when the host or the guest's set-up failed it.
+func (t *T) mustHost(what string, err error) {
+	if err != nil {
+		t.Broken(what + ": " + err.Error())
+	}
+}
+
+// patience bounds a wait for something that takes a moment, and scales it to this guest.
+func (t *T) patience(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.ctx, time.Duration(float64(d)*t.env.Scale))
+}
+
+// Faults asks the host how many IOMMU faults QEMU has seen since boot. QEMU 7.2 tells of none on amd-iommu.
+func (t *T) Faults() int {
+	ctx, cancel := t.patience(10 * time.Second)
+	defer cancel()
+	reply, err := t.stream.call(ctx, record.Call{Verb: record.VerbFaults})
+	t.mustHost("count IOMMU faults", err)
+	return reply.Faults
+}
+
+func site(skip int) string {
+	_, file, line, ok := runtime.Caller(skip + 1)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", filepath.Base(file), line)
+}
+
+// callerOutside is the line of the scenario that called a verb, however deep the verb is.
+func callerOutside() string {
+	pcs := make([]uintptr, 32)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	for {
+		f, more := frames.Next()
+		if !strings.Contains(f.Function, "/scenarios/lab.") {
+			return fmt.Sprintf("%s:%d", filepath.Base(f.File), f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}

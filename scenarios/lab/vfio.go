@@ -1,0 +1,265 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nestbed/nestbed/guestagent/pci"
+	"github.com/nestbed/nestbed/guestagent/uapi"
+	"github.com/nestbed/nestbed/guestagent/vfio"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// VFIODevice is a PCI device bound to vfio-pci, with the descriptors that reach it: container, group,
+// device. Each of the Open and Set verbs is one step of the way in; Attach and Open take those that are
+// still missing.
+type VFIODevice struct {
+	t         *T
+	pci       pci.Device
+	number    int // of the IOMMU group
+	container *vfio.Container
+	group     *vfio.Group
+	attached  bool // the group is in the container, which has its IOMMU
+	device    *vfio.Device
+	edu       pci.EDU
+}
+
+// vIOMMU is the machine's virtual IOMMU.
+type vIOMMU string
+
+// The IOMMUs that a guest may find, by what the kernel calls their drivers' devices.
+const (
+	IntelIOMMU  vIOMMU = "intel"
+	AMDIOMMU    vIOMMU = "amd"
+	VirtioIOMMU vIOMMU = "virtio"
+)
+
+// IOMMU is the machine's, "" without one.
+func (t *T) IOMMU() vIOMMU {
+	entries, err := os.ReadDir(filepath.Join(t.env.Root, "/sys/class/iommu"))
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case strings.HasPrefix(name, "dmar"):
+			return IntelIOMMU
+		case strings.HasPrefix(name, "ivhd"):
+			return AMDIOMMU
+		case strings.HasPrefix(name, "virtio"):
+			return VirtioIOMMU
+		}
+	}
+	return ""
+}
+
+// BindVFIO has the host plug in a device, waits for it, sees that it is alive, and binds it to vfio-pci.
+// At the end it has its old driver back, or none.
+func (t *T) BindVFIO(kind Device) *VFIODevice {
+	d := &VFIODevice{t: t, pci: t.plug(kind)}
+	t.proveAlive(d.pci, kind)
+
+	old, err := d.pci.Driver()
+	t.mustHost("driver of the new device", err)
+	t.baseline.drivers[d.pci.Address] = old
+	if t.IOMMU() == VirtioIOMMU {
+		// It remaps no interrupts, which type1 refuses otherwise.
+		t.mustHost("allow unsafe interrupts", t.mods.SetParameter("vfio_iommu_type1", "allow_unsafe_interrupts", "Y"))
+	}
+	if old != "" {
+		t.must(d.pci.Unbind())
+	}
+	t.atEnd("give the device back", func() error {
+		if now, err := d.pci.Driver(); err != nil || now == old {
+			return err
+		} else if now != "" {
+			if err := d.pci.Unbind(); err != nil {
+				return err
+			}
+		}
+		if old == "" {
+			return nil
+		}
+		return d.pci.Rebind(old)
+	})
+	t.must(d.pci.Bind("vfio-pci"))
+	// Only now: with virtio-iommu the group comes with the driver.
+	d.number, err = d.pci.Group()
+	t.mustHost("IOMMU group of the device", err)
+	t.rest()
+	return d
+}
+
+// plug asks the host for a device behind the next root port and returns once the guest can use it.
+func (t *T) plug(kind Device) pci.Device {
+	t.slots++
+	ctx, cancel := t.patience(20 * time.Second)
+	defer cancel()
+	_, err := t.stream.call(ctx, record.Call{Verb: record.VerbPlug, Device: kind.Name, Slot: t.slots})
+	t.mustHost("plug "+kind.Name, err)
+	address, err := t.events.waitPCI(ctx, kind.ID)
+	t.mustHost("plug "+kind.Name, err)
+	dev := t.bus.Device(address)
+	t.mustHost("plug "+kind.Name, dev.Settle())
+	return dev
+}
+
+// proveAlive reaches the device without VFIO and without an IOMMU in between. A dead device would pass
+// every check that nothing arrives.
+func (t *T) proveAlive(dev pci.Device, kind Device) {
+	if kind.ID != pci.EDUID {
+		return
+	}
+	bar, err := dev.MapBAR(0, pci.EDUBarSize)
+	t.mustHost("prove the device alive", err)
+	err = errors.Join(pci.EDU{Registers: bar}.Alive(), bar.Close())
+	t.mustHost("prove the device alive", err)
+}
+
+// Address is the device's PCI address, Group its IOMMU group's number.
+func (d *VFIODevice) Address() string { return d.pci.Address }
+
+// Group is the number of the device's IOMMU group.
+func (d *VFIODevice) Group() int { return d.number }
+
+// OpenContainer opens a container for the device.
+func (d *VFIODevice) OpenContainer() {
+	var err error
+	d.container, err = vfio.OpenContainer()
+	d.t.must(err)
+	d.t.atEnd("close the container", d.container.Close)
+}
+
+// OpenGroup opens the device's group.
+func (d *VFIODevice) OpenGroup() {
+	var err error
+	d.group, err = vfio.OpenGroup(d.number)
+	if errors.Is(err, unix.ENOENT) {
+		d.t.Skip(fmt.Sprintf("no /dev/vfio/%d: this kernel has no group interface", d.number), "CONFIG_VFIO_GROUP=y")
+	}
+	d.t.must(err)
+	d.t.atEnd("close the group", d.group.Close)
+	viable, err := d.group.Viable()
+	d.t.must(err)
+	if !viable {
+		d.t.Broken(fmt.Sprintf("IOMMU group %d holds a device that a host driver owns", d.number))
+	}
+}
+
+// SetContainer puts the group into the container.
+func (d *VFIODevice) SetContainer() { d.t.must(d.group.SetContainer(d.container)) }
+
+// SetIOMMU gives the container a type1v2 IOMMU.
+func (d *VFIODevice) SetIOMMU() {
+	d.t.must(d.container.SetIOMMU(uapi.VFIOType1v2IOMMU))
+	d.attached = true
+}
+
+// Attach goes as far as SetIOMMU: the group is usable, its device not open.
+func (d *VFIODevice) Attach() {
+	if d.container == nil {
+		d.OpenContainer()
+	}
+	if d.group == nil {
+		d.OpenGroup()
+	}
+	if !d.attached {
+		d.SetContainer()
+		d.SetIOMMU()
+	}
+}
+
+// Open attaches what is not attached and opens the device.
+func (d *VFIODevice) Open() {
+	d.Attach()
+	var err error
+	d.device, err = d.group.Device(d.pci.Address)
+	d.t.must(err)
+	d.t.atEnd("close the device", d.device.Close)
+	bar, err := d.device.Region(uapi.VFIOPCIBAR0)
+	d.t.must(err)
+	d.edu = pci.EDU{Registers: bar}
+}
+
+// Info asks the open device what it is.
+func (d *VFIODevice) Info() vfio.Info {
+	info, err := d.device.Info()
+	d.t.must(err)
+	return info
+}
+
+// EnableMSI makes the device's MSI signal an eventfd, which on kernels up to 6.12 at least holds irqbypass.
+func (d *VFIODevice) EnableMSI() {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	d.t.mustHost("eventfd", err)
+	d.t.atEnd("close the eventfd", func() error { return unix.Close(fd) })
+	d.t.must(d.device.EnableMSI(fd))
+}
+
+// CloseDevice closes the device and keeps its group and container.
+func (d *VFIODevice) CloseDevice() { d.t.must(d.device.Close()) }
+
+// Close closes the device, its group and its container, in this order. The next Open begins anew.
+func (d *VFIODevice) Close() {
+	var errs []error
+	if d.device != nil {
+		errs = append(errs, d.device.Close())
+	}
+	if d.group != nil {
+		errs = append(errs, d.group.Close())
+	}
+	if d.container != nil {
+		errs = append(errs, d.container.Close())
+	}
+	d.device, d.group, d.container, d.attached = nil, nil, nil, false
+	d.t.must(errors.Join(errs...))
+}
+
+// EnableDMA lets the device master the bus.
+func (d *VFIODevice) EnableDMA() { d.t.must(d.device.EnableDMA()) }
+
+// Map lets the device reach the page at iova.
+func (d *VFIODevice) Map(page *Page, iova uint32) { d.t.must(d.container.Map(page.mem, uint64(iova))) }
+
+// Unmap takes back Map.
+func (d *VFIODevice) Unmap(iova uint32) {
+	n, err := d.container.Unmap(uint64(iova), PageSize)
+	d.t.must(err)
+	if n != PageSize {
+		d.t.WantInt(int(n), PageSize, "UNMAP_DMA says how much it unmapped")
+	}
+}
+
+// ToMemory has the device write its buffer to iova, a whole transfer. The device cannot tell whether an
+// IOMMU let it through.
+func (d *VFIODevice) ToMemory(iova uint32) {
+	ctx, cancel := d.t.patience(5 * time.Second)
+	defer cancel()
+	d.t.mustHost("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
+}
+
+// RoundTrip has the device read the page at iova and, once it has been cleared, write it back. It reports
+// whether the bytes made the way.
+func (d *VFIODevice) RoundTrip(page *Page, iova uint32, pattern byte) bool {
+	ctx, cancel := d.t.patience(5 * time.Second)
+	defer cancel()
+	page.Fill(pattern)
+	d.t.mustHost("DMA of edu", d.edu.FromMemory(ctx, iova, pci.EDUMaxDMA))
+	page.Fill(^pattern)
+	d.t.mustHost("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
+	return page.Count(pattern) == pci.EDUMaxDMA
+}
+
+// ProveDMA is RoundTrip before anything rests on it. The mapping has been accepted; a device that moves
+// nothing through it is taken for dead.
+func (d *VFIODevice) ProveDMA(page *Page, iova uint32, pattern byte) {
+	if !d.RoundTrip(page, iova, pattern) {
+		d.t.Broken(fmt.Sprintf("edu at %s moves no data through a page that is mapped", d.pci.Address))
+	}
+}
