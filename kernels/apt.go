@@ -143,6 +143,9 @@ var keptOptions = map[string]string{
 	"snapshot":          "Snapshot",
 }
 
+// sourceURI matches http://mirror/debian, mirror+file:/etc/mirrors.txt and the like.
+var sourceURI = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:/*[^/]`)
+
 // parseSourceLines reads the one-line format of sources.list(5).
 func parseSourceLines(text string) []aptSource {
 	var sources []aptSource
@@ -165,7 +168,7 @@ func parseSourceLines(text string) []aptSource {
 			}
 		}
 		words := strings.Fields(rest)
-		if len(words) < 2 || !servesAMD64(cmp.Or(options["arch"], options["architectures"])) {
+		if len(words) < 2 || !sourceURI.MatchString(words[0]) || !servesAMD64(cmp.Or(options["arch"], options["architectures"])) {
 			continue
 		}
 		sources = append(sources, newAptSource(words[0], words[1], words[2:], options))
@@ -184,6 +187,9 @@ func parseSourceStanzas(text string) []aptSource {
 			continue
 		}
 		for _, uri := range strings.Fields(fields["uris"]) {
+			if !sourceURI.MatchString(uri) {
+				continue
+			}
 			for _, suite := range strings.Fields(fields["suites"]) {
 				sources = append(sources, newAptSource(uri, suite, strings.Fields(fields["components"]), fields))
 			}

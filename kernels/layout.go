@@ -295,12 +295,13 @@ func (l *layout) addBuildTree(root string) error {
 		return err
 	}
 	for line := range strings.Lines(string(order)) {
-		// kernel/arch/x86/kvm/kvm.ko up to 5.x, arch/x86/kvm/kvm.ko, arch/x86/kvm/kvm.o since 6.3.
-		rel := strings.TrimPrefix(strings.TrimSpace(line), "kernel/")
+		// kernel/arch/x86/kvm/kvm.ko up to 5.x, arch/x86/kvm/kvm.ko, arch/x86/kvm/kvm.o since 6.3. The tree
+		// has a folder kernel/ too.
+		rel := strings.TrimSpace(line)
 		if object, ok := strings.CutSuffix(rel, ".o"); ok {
 			rel = object + ".ko"
 		}
-		for _, candidate := range []string{rel, strings.TrimSpace(line)} { // the tree has a folder kernel/ too
+		for _, candidate := range []string{rel, strings.TrimPrefix(rel, "kernel/")} {
 			if !filepath.IsLocal(candidate) {
 				continue
 			}

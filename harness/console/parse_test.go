@@ -358,3 +358,17 @@ func describe(reports []record.Report) string {
 	}
 	return b.String()
 }
+
+// The report that began first leads, whichever is complete first.
+func TestTheFirstLeads(t *testing.T) {
+	log := `[    1.000000][    T1] ------------[ cut here ]------------
+[    1.000001][    T1] WARNING: CPU: 0 PID: 1 at mm/x.c:1 first+0x1/0x2 [kvm]
+[    1.000002][    T2] ------------[ cut here ]------------
+[    1.000003][    T2] WARNING: CPU: 1 PID: 2 at mm/x.c:1 second+0x1/0x2 [kvm]
+[    1.000004][    T2] ---[ end trace 0000000000000000 ]---
+[    1.000005][    T1] ---[ end trace 0000000000000000 ]---
+`
+	r := Parse([]byte(log))
+	assert.Equal(t, r[0].Title, "WARNING in first")
+	assert.Equal(t, r[0].Followers[0].Title, "WARNING in second")
+}

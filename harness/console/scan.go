@@ -298,8 +298,8 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 	switch {
 	case hasAny(text, "Call Trace:", "Call trace:", "Backtrace:", "backtrace:", "backtrace ("):
 		if b.trace == noTrace {
-			b.trace = inTrace
 			b.keep(raw)
+			b.trace = inTrace
 		}
 		return frame{}, true
 	case b.trace == noTrace && b.class == record.ClassKASAN && bytes.HasSuffix(text, []byte(":")) &&
@@ -417,6 +417,9 @@ func (b *builder) keep(raw []byte) {
 	text := bytes.TrimLeft(raw, " \t")
 	if len(b.head) >= maxHead || len(text) == 0 || hasAny(text, noise...) || hasAny(text, "? ") {
 		return
+	}
+	if b.class == record.ClassLockdep && b.trace == noTrace && len(b.head) >= 6 && !hasAny(text, "CPU: ", "Call Trace:") {
+		return // chains of locks, long enough to push the stack trace out
 	}
 	indent := ""
 	if len(text) < len(raw) {
@@ -553,7 +556,8 @@ func (g *groups) add(r record.Report) {
 	if g.seen == nil {
 		g.seen = map[string]bool{}
 	}
-	if g.seen[r.Signature] {
+	sig := r.Signature
+	if g.seen[sig] {
 		return // the same again
 	}
 	fault := r.Class == record.ClassIOMMU
@@ -563,7 +567,12 @@ func (g *groups) add(r record.Report) {
 		if len(lead.Followers) >= maxFollowers {
 			return
 		}
-		lead.Followers = append(lead.Followers, r)
+		if r.Line < lead.Line { // it began first and took longer to print
+			r.Followers, lead.Followers = lead.Followers, nil
+			*lead, r = r, *lead
+		}
+		at, _ := slices.BinarySearchFunc(lead.Followers, r.Line+1, func(f record.Report, line int) int { return f.Line - line })
+		lead.Followers = slices.Insert(lead.Followers, at, r)
 	case len(g.reports) >= maxReports:
 		return
 	default:
@@ -572,5 +581,5 @@ func (g *groups) add(r record.Report) {
 			g.leader = len(g.reports)
 		}
 	}
-	g.seen[r.Signature] = true
+	g.seen[sig] = true
 }

@@ -102,7 +102,8 @@ func starts(text []byte) (start, bool) {
 		}
 	}
 	if at := bytes.Index(text, []byte("AMD-Vi: Event logged [")); at >= 0 {
-		return iommuFault("AMD-Vi", strings.Fields(string(text[at+len("AMD-Vi: Event logged ["):]))[:1]), true
+		kind, _, _ := bytes.Cut(text[at+len("AMD-Vi: Event logged ["):], []byte(" "))
+		return iommuFault("AMD-Vi", strings.Fields(string(kind))), true
 	}
 	return s, false
 }

@@ -120,7 +120,7 @@ func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 
 // connect waits for init and opens the SSH connection, unless the kernel dies or falls silent before.
 func (g *Guest) connect(ctx context.Context, start time.Time) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("the boot took too long"))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type connected struct {
 		ssh *guest.Guest
@@ -140,8 +140,10 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 		return g.bootError(silent, cause)
 	}
 
-	quietly := time.NewTimer(silence)
+	quietly, at := g.Patience(silence), start
 	defer quietly.Stop()
+	whole := g.Patience(bootLimit)
+	defer whole.Stop()
 	for {
 		select {
 		case r := <-result:
@@ -161,16 +163,17 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 			return fail(false, errors.New("QEMU ended"))
 		case <-g.Stopped():
 			return fail(false, errors.New("QEMU stopped the guest: it cannot go on"))
-		case <-quietly.C:
-			last := g.Log.State().LastByte
-			if last.Before(start) {
-				last = start
+		case <-whole.C:
+			if whole.Over() {
+				return fail(false, errors.New("the boot took too long"))
 			}
-			left := silence - time.Since(last)
-			if left <= 0 {
+		case <-quietly.C:
+			if last := g.Log.State().LastByte; last.After(at) {
+				at = last
+				quietly.Renew(at)
+			} else if quietly.Over() {
 				return fail(true, errors.New("no progress"))
 			}
-			quietly.Reset(left)
 		}
 	}
 }

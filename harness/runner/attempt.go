@@ -58,7 +58,9 @@ func (a *attempt) run(ctx context.Context) {
 	}
 	a.in.Exit.Booted = true
 	cut := a.converse(ctx, g)
-	a.atEnd(g)
+	if cut == 0 {
+		a.atEnd(g)
+	}
 	a.keep(ctx, g, cut)
 	if err := g.Close(); err != nil && a.in.Exit.HostError == "" && !a.in.Exit.QEMUExited {
 		a.in.Exit.HostError = err.Error()
@@ -153,8 +155,8 @@ func (a *attempt) collect(cut int64) {
 		a.note(err)
 		return
 	}
-	if cut > 0 && cut < int64(len(serial)) {
-		serial = serial[:cut]
+	if cut > 0 {
+		serial = serial[:min(cut, int64(len(serial)))]
 		kmsg = nil // it has the provoked lines too, and no mark where they begin
 	}
 	a.in.Reports = console.Merge(serial, kmsg)
@@ -217,9 +219,9 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 		}
 	}()
 
-	deadline := time.NewTimer(scaled(t.cell.Scenario.Timeout+settling, t.slow))
+	deadline := t.guest.Patience(scaled(t.cell.Scenario.Timeout+settling, t.slow))
 	defer deadline.Stop()
-	beat := time.NewTimer(scaled(beatAllowance, t.slow))
+	beat := t.guest.Patience(scaled(beatAllowance, t.slow))
 	defer beat.Stop()
 	fatal, panicked := t.guest.Log.Fatal(), t.guest.QEMU.Panicked()
 	var drained <-chan struct{}
@@ -231,7 +233,7 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 				t.ended(t.session.Wait())
 				return 0
 			}
-			beat.Reset(scaled(beatAllowance, t.slow))
+			beat.Renew(time.Now())
 			if err := t.heard(ctx, rec, log); err != nil {
 				t.note(err)
 				t.session.Kill()
@@ -262,9 +264,13 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 			t.session.Kill()
 			return 0
 		case <-beat.C:
-			return t.hung(ctx)
+			if beat.Over() {
+				return t.hung(ctx)
+			}
 		case <-deadline.C:
-			return t.hung(ctx)
+			if deadline.Over() {
+				return t.hung(ctx)
+			}
 		case <-ctx.Done():
 			t.in.Exit.Cancelled = true
 			t.session.Kill()
@@ -324,7 +330,9 @@ func (t *talk) ended(x guest.Exit) {
 // does, and then panic. It returns where the console ended before.
 func (t *talk) hung(ctx context.Context) (cut int64) {
 	t.in.Exit.TimedOut = true
-	cut = t.guest.Log.State().Bytes
+	t.atEnd(t.guest) // what follows is provoked
+	// At least 1: 0 means that nothing is cut.
+	cut = max(1, t.guest.Log.State().Bytes)
 	defer t.session.Kill()
 	if reply := t.host.answer(ctx, record.Call{Verb: record.VerbNMI}); reply.Error != "" {
 		return cut

@@ -59,7 +59,10 @@ func scp(args []string, std streams) int {
 	var err error
 	switch {
 	case sink && !source && len(args) == 1:
-		err = p.receive(args[0])
+		if err = p.receive(args[0]); err != nil {
+			// Until the client has read what is wrong it must not see us gone: go-scp sends all before it reads.
+			_, _ = io.Copy(io.Discard, p.r)
+		}
 	case source && !sink && len(args) >= 1:
 		err = p.send(args)
 	default:

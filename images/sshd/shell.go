@@ -420,6 +420,11 @@ func (k *keys) Read(p []byte) (int, error) {
 	}
 	n := copy(p, k.rest)
 	k.rest = k.rest[n:]
+	for i := range p[:n] {
+		if p[i] == '\x03' { // ^C: the editor would end the shell; as ^U it drops the line
+			p[i] = '\x15'
+		}
+	}
 	return n, nil
 }
 

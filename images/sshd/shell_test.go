@@ -63,7 +63,7 @@ func TestBuiltins(t *testing.T) {
 		{"cat " + dir + "/f", "one two\n", "", 0},
 		{"ls " + dir, "f\n", "", 0},
 		{"ls " + dir + "/f " + dir + "/none", dir + "/f\n", "nestbed: stat " + dir + "/none: no such file or directory\n", 1},
-		{"sha256sum " + dir + "/f", "  " + dir + "/f\n", "", 0},
+		{"sha256sum " + dir + "/f", "2dbb4a503f1515636b6a54e7f5b1a8ccfddcb62f0571c8b57a2879c360d00346  " + dir + "/f\n", "", 0},
 		{"rm " + dir + "/f", "", "", 0},
 		{"ls " + dir, "", "", 0},
 		{"cd /no/such", "", "nestbed: stat /no/such: no such file or directory\n", 1},

@@ -339,9 +339,12 @@ func TestShellOnATerminal(t *testing.T) {
 	ts.expect(t, "got typed\r\n")
 	assert.NilError(t, ts.WindowChange(40, 120))
 	ts.input(t, "\r")
-	ts.expect(t, "40 120\r\n")
-	ts.input(t, "sleep 1000\r\x03") // ^C
-	ts.expect(t, "[killed by SIGINT]")
+	ts.expect(t, "40 120\r\n/ # ") // the editor has the keys again
+	ts.input(t, "sh -c 'echo up; exec sleep 1000'\r")
+	ts.expect(t, "up\r\n")
+	ts.input(t, "\x03") // ^C
+	ts.expect(t, "[killed by SIGINT]\r\n/ # ")
+	ts.input(t, "not this\x03")
 	ts.input(t, "help\rexit 5\r")
 	ts.expect(t, "sha256sum FILE...\r\n")
 	assert.Equal(t, status(t, ts.Wait()), 5)

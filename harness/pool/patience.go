@@ -1,0 +1,44 @@
+package pool
+
+import "time"
+
+// Patience is a deadline in the guest's own time: what QEMU spends waiting for a CPU of a busy host does not
+// count. Its channel fires when the time may be over; Over says whether it is.
+type Patience struct {
+	C <-chan time.Time
+
+	timer   *time.Timer
+	limit   time.Duration
+	since   time.Time
+	starved time.Duration
+	host    func() time.Duration
+}
+
+// Patience starts a deadline. The caller stops it.
+func (g *Guest) Patience(limit time.Duration) *Patience {
+	return newPatience(limit, g.QEMU.Starved)
+}
+
+func newPatience(limit time.Duration, starved func() time.Duration) *Patience {
+	timer := time.NewTimer(limit)
+	return &Patience{C: timer.C, timer: timer, limit: limit, since: time.Now(), starved: starved(), host: starved}
+}
+
+// Renew starts the deadline anew, counted from since.
+func (p *Patience) Renew(since time.Time) {
+	p.since, p.starved = since, p.host()
+	p.timer.Reset(p.limit - time.Since(since))
+}
+
+// Over says whether the limit has passed. If it has not, C fires again when it may have.
+func (p *Patience) Over() bool {
+	left := p.limit - time.Since(p.since) + (p.host() - p.starved)
+	if left <= 0 {
+		return true
+	}
+	p.timer.Reset(left)
+	return false
+}
+
+// Stop releases the timer.
+func (p *Patience) Stop() { p.timer.Stop() }

@@ -1,0 +1,37 @@
+package pool
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gotest.tools/v3/assert"
+)
+
+func TestPatienceDeductsTheHostsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var starved time.Duration
+		start := time.Now()
+		p := newPatience(10*time.Second, func() time.Duration { return starved })
+		defer p.Stop()
+		<-p.C
+		starved = 4 * time.Second
+		assert.Assert(t, !p.Over(), "4 of 10 seconds were the host's")
+		<-p.C
+		assert.Equal(t, time.Since(start), 14*time.Second)
+		assert.Assert(t, p.Over())
+	})
+}
+
+func TestPatienceRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatience(10*time.Second, func() time.Duration { return 0 })
+		defer p.Stop()
+		<-p.C
+		p.Renew(time.Now().Add(-3 * time.Second)) // the guest was heard 3 s ago
+		start := time.Now()
+		<-p.C
+		assert.Assert(t, p.Over())
+		assert.Equal(t, time.Since(start), 7*time.Second)
+	})
+}

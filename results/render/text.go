@@ -1,0 +1,119 @@
+package render
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"github.com/nestbed/nestbed/results"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// width is the widest line that is written, except paths and commands, which must stay whole.
+const width = 98
+
+// Escape makes text harmless on a terminal: control characters, escape sequences, marks of text direction,
+// invisible characters and invalid UTF-8 become visible. White space becomes one space.
+func Escape(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return c != ' ' && !unicode.IsPrint(c) }) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		c, n := utf8.DecodeRuneInString(s)
+		switch {
+		case c == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case c == '\t' || c == '\n':
+			b.WriteByte(' ')
+		case c == ' ' || unicode.IsPrint(c):
+			b.WriteString(s[:n])
+		case c < 0x80:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, c)
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// fit escapes text and cuts it to n columns.
+func fit(s string, n int) string { return text.Snip(Escape(s), n, "...") }
+
+// wrap escapes text and breaks it at spaces into lines of n columns, at most three.
+func wrap(s string, n int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(Escape(s)) {
+		switch {
+		case line == "":
+			line = word
+		case text.StringWidthWithoutEscSequences(line)+1+text.StringWidthWithoutEscSequences(word) <= n:
+			line += " " + word
+		default:
+			lines, line = append(lines, line), word
+		}
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	if len(lines) > 3 {
+		lines = append(lines[:2], strings.Join(lines[2:], " "))
+	}
+	for i := range lines {
+		lines[i] = text.Snip(lines[i], n, "...")
+	}
+	return lines
+}
+
+// Rerun is the command that runs a cell again.
+func Rerun(p results.Planned) string {
+	kernel := p.KernelSpec
+	if kernel == "" {
+		kernel = p.Kernel
+	}
+	return "nestbed run " + quote(p.Name()) + " -k " + quote(kernel) + " -m " + quote(p.Machine)
+}
+
+// quote makes an argument safe to paste into a shell.
+func quote(s string) string {
+	plain := func(c rune) bool {
+		return c < 0x80 && (unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("-_./:@+=,", c))
+	}
+	if s != "" && strings.IndexFunc(s, func(c rune) bool { return !plain(c) }) < 0 {
+		return s
+	}
+	if e := Escape(s); e != s {
+		s = e // not the same argument, but one that can be seen
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func seconds(s float64) string {
+	if s < 60 {
+		return fmt.Sprintf("%.1fs", s)
+	}
+	return elapsed(time.Duration(s * float64(time.Second)))
+}
+
+func elapsed(d time.Duration) string { return d.Round(time.Second).String() }
+
+// word is the verdict as a table shows it. A cell without one is unfinished.
+func word(v record.Verdict) string {
+	if v == record.Invalid {
+		return "unfinished"
+	}
+	return v.String()
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
