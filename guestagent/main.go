@@ -5,8 +5,10 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 
@@ -27,77 +29,78 @@ const (
 	exitUsage   = 2
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-func run(args []string) int {
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	misused := func(what string) int {
+		fmt.Fprintf(stderr, "agent: %s\n%s", what, usage)
+		return exitUsage
+	}
+	status := func(err error) int {
+		if err != nil {
+			fmt.Fprintln(stderr, "agent:", err)
+			return exitFailure
+		}
+		return 0
+	}
 	if len(args) == 0 {
 		return misused("no command")
 	}
 	switch command, args := args[0], args[1:]; command {
 	case "run":
-		return runScenario(args)
+		s, env, err := scenario(args)
+		if err != nil {
+			return misused("run: " + err.Error())
+		}
+		env.In, env.Out = stdin, stdout
+		return status(lab.Execute(s, env))
 	case "child":
 		if len(args) == 0 {
 			return misused("child: no name")
 		}
-		return status(lab.RunChild(args[0], args[1:], os.Stdin, os.Stdout))
+		return status(lab.RunChild(args[0], args[1:], stdin, stdout))
 	case "list":
 		for _, s := range lab.All() {
-			fmt.Println(s.Name)
+			fmt.Fprintln(stdout, s.Name)
 		}
 		return 0
 	case "version":
-		fmt.Printf("catalogue %s\n%s\n", lab.Catalogue(), runtime.Version())
+		fmt.Fprintf(stdout, "catalogue %s\n%s\n", lab.Catalogue(), runtime.Version())
 		return 0
 	default:
 		return misused("unknown command " + command)
 	}
 }
 
-func runScenario(args []string) int {
+// scenario reads the arguments of run. Flags may stand before the name and after it.
+func scenario(args []string) (lab.Scenario, lab.Env, error) {
+	var env lab.Env
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
-	variant := flags.String("variant", "", "one of the scenario's `variants`")
-	scale := flags.Float64("scale", 1, "how slow this guest is, 1 being the reference")
-	// Flags may stand before the name and after it.
+	flags.SetOutput(io.Discard) // the error is shown, with our usage
+	flags.StringVar(&env.Variant, "variant", "", "")
+	flags.Float64Var(&env.Scale, "scale", 1, "")
 	if err := flags.Parse(args); err != nil {
-		return exitUsage
+		return lab.Scenario{}, env, err
 	}
 	name := flags.Arg(0)
 	if flags.NArg() > 1 {
 		if err := flags.Parse(flags.Args()[1:]); err != nil {
-			return exitUsage
+			return lab.Scenario{}, env, err
 		}
 		if flags.NArg() > 0 {
-			return misused("run: a word too many: " + flags.Arg(0))
+			return lab.Scenario{}, env, errors.New("a word too many: " + flags.Arg(0))
 		}
 	}
 	s, ok := lab.Lookup(name)
 	switch {
 	case name == "":
-		return misused("run: no scenario")
+		return s, env, errors.New("no scenario")
 	case !ok:
-		return misused("run: unknown scenario " + name)
-	case *scale <= 0:
-		return misused("run: the scale is not positive")
+		return s, env, errors.New("unknown scenario " + name)
+	case env.Scale <= 0:
+		return s, env, errors.New("the scale is not positive")
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return status(err)
-	}
-	return status(lab.Execute(s, lab.Env{
-		In: os.Stdin, Out: os.Stdout, Variant: *variant, Scale: *scale, Self: self,
-	}))
-}
-
-func misused(what string) int {
-	fmt.Fprintf(os.Stderr, "agent: %s\n%s", what, usage)
-	return exitUsage
-}
-
-func status(err error) int {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "agent:", err)
-		return exitFailure
-	}
-	return 0
+	var err error
+	env.Self, err = os.Executable()
+	return s, env, err
 }

@@ -32,6 +32,9 @@ var _ = lab.Register(lab.Scenario{
 		refused := func(when string) {
 			t.WantErr(kvm.Unload(), unix.EWOULDBLOCK, "kvm stays "+when)
 		}
+		t.WantErr(vendor.Unload(), nil, "the vendor module may leave while nothing uses it")
+		t.WantErr(kvm.Unload(), nil, "and so may kvm")
+		vendor.Load()
 		dev := t.BindVFIO(lab.EDU)
 
 		t.Step("attach: at every stage kvm stays")

@@ -24,9 +24,6 @@ import (
 // Dir is where the guest's image keeps its modules.
 const Dir = "/lib/nestbed/modules"
 
-// Index is the file in Dir that lists them, a JSON array of Module.
-const Index = Dir + ".json"
-
 // Module is one entry of the index.
 type Module struct {
 	Name string   `json:"name"`
@@ -158,19 +155,6 @@ func (s *Set) Refs(name string) (int, error) {
 		return 0, fmt.Errorf("reference count of module %s: %w", name, err)
 	}
 	return n, nil
-}
-
-// Holders names the modules that use this one.
-func (s *Set) Holders(name string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(s.sys, name, "holders"))
-	if err != nil {
-		return nil, fmt.Errorf("holders of module %s: %w", name, err)
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
-	return names, nil
 }
 
 // SetParameter writes a parameter of a module that is there.

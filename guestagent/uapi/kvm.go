@@ -14,7 +14,6 @@ var (
 	KVMSetTSSAddr          = Request{"KVM_SET_TSS_ADDR", ioc(0, kvmIO, 0x47, 0)}
 	KVMSetIdentityMapAddr  = Request{"KVM_SET_IDENTITY_MAP_ADDR", ioc(iocWrite, kvmIO, 0x48, 8)}
 	KVMRun                 = Request{"KVM_RUN", ioc(0, kvmIO, 0x80, 0)}
-	KVMGetRegs             = Request{"KVM_GET_REGS", ioc(iocRead, kvmIO, 0x81, unsafe.Sizeof(KVMRegs{}))}
 	KVMSetRegs             = Request{"KVM_SET_REGS", ioc(iocWrite, kvmIO, 0x82, unsafe.Sizeof(KVMRegs{}))}
 	KVMGetSregs            = Request{"KVM_GET_SREGS", ioc(iocRead, kvmIO, 0x83, unsafe.Sizeof(KVMSregs{}))}
 	KVMSetSregs            = Request{"KVM_SET_SREGS", ioc(iocWrite, kvmIO, 0x84, unsafe.Sizeof(KVMSregs{}))}

@@ -5,11 +5,9 @@ const vfioIO = ';' // VFIO_TYPE; VFIO's ioctls carry no size, their structs do (
 // The VFIO ioctls that the agent uses.
 var (
 	VFIOGetAPIVersion       = Request{"VFIO_GET_API_VERSION", ioc(0, vfioIO, 100, 0)}
-	VFIOCheckExtension      = Request{"VFIO_CHECK_EXTENSION", ioc(0, vfioIO, 101, 0)}
 	VFIOSetIOMMU            = Request{"VFIO_SET_IOMMU", ioc(0, vfioIO, 102, 0)}
 	VFIOGroupGetStatus      = Request{"VFIO_GROUP_GET_STATUS", ioc(0, vfioIO, 103, 0)}
 	VFIOGroupSetContainer   = Request{"VFIO_GROUP_SET_CONTAINER", ioc(0, vfioIO, 104, 0)}
-	VFIOGroupUnsetContainer = Request{"VFIO_GROUP_UNSET_CONTAINER", ioc(0, vfioIO, 105, 0)}
 	VFIOGroupGetDeviceFD    = Request{"VFIO_GROUP_GET_DEVICE_FD", ioc(0, vfioIO, 106, 0)}
 	VFIODeviceGetInfo       = Request{"VFIO_DEVICE_GET_INFO", ioc(0, vfioIO, 107, 0)}
 	VFIODeviceGetRegionInfo = Request{"VFIO_DEVICE_GET_REGION_INFO", ioc(0, vfioIO, 108, 0)}
@@ -26,9 +24,8 @@ const VFIOType1v2IOMMU = 3
 
 // Flags of group and device status.
 const (
-	VFIOGroupViable       = 1 << 0 // VFIO_GROUP_FLAGS_VIABLE
-	VFIOGroupContainerSet = 1 << 1 // VFIO_GROUP_FLAGS_CONTAINER_SET
-	VFIODevicePCI         = 1 << 1 // VFIO_DEVICE_FLAGS_PCI
+	VFIOGroupViable = 1 << 0 // VFIO_GROUP_FLAGS_VIABLE
+	VFIODevicePCI   = 1 << 1 // VFIO_DEVICE_FLAGS_PCI
 )
 
 // Region and interrupt indices of a PCI device.
@@ -40,7 +37,6 @@ const (
 
 // Flags of VFIO_DEVICE_SET_IRQS.
 const (
-	VFIOIRQDataNone      = 1 << 0
 	VFIOIRQDataEventFD   = 1 << 2
 	VFIOIRQActionTrigger = 1 << 5
 )
@@ -85,9 +81,6 @@ type VFIOIRQSet struct {
 	Count uint32
 	FD    int32 // data[0]
 }
-
-// VFIOIRQSetHeader is the size of struct vfio_irq_set without data.
-const VFIOIRQSetHeader = 20
 
 // VFIODMAMap is struct vfio_iommu_type1_dma_map.
 type VFIODMAMap struct {

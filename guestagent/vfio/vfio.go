@@ -174,17 +174,6 @@ func (d *Device) EnableMSI(eventfd int) error {
 	return err
 }
 
-// DisableMSI undoes EnableMSI. Closing the device does too.
-func (d *Device) DisableMSI() error {
-	set := uapi.VFIOIRQSet{
-		Argsz: uapi.VFIOIRQSetHeader,
-		Flags: uapi.VFIOIRQDataNone | uapi.VFIOIRQActionTrigger,
-		Index: uapi.VFIOPCIMSI,
-	}
-	_, err := uapi.IoctlPtr(d.fd, d.name, uapi.VFIODeviceSetIRQs, &set)
-	return err
-}
-
 // EnableDMA sets memory decoding and bus mastering in the device's COMMAND register. VFIO opens a device
 // with both off, and a device that may not master the bus moves nothing and faults nothing.
 func (d *Device) EnableDMA() error {

@@ -9,6 +9,7 @@ import (
 
 // ExitState is how a QEMU ended. Before its end only Shutdown and Panicked mean something.
 type ExitState struct {
+	Ended    bool   // it has ended; the fields below are final once Done is closed
 	Code     int    // exit status, -1 if a signal ended it
 	Signal   string // "SIGKILL"; empty if none
 	Shutdown string // QEMU's reason: guest-shutdown, guest-reset, host-qmp-quit, host-signal; empty if it gave none
@@ -18,6 +19,10 @@ type ExitState struct {
 func (s ExitState) String() string {
 	var text string
 	switch {
+	case !s.Ended:
+		text = "running"
+	case s.Flooded():
+		text = "killed by SIGXFSZ: the guest filled a log"
 	case s.Signal != "":
 		text = "killed by " + s.Signal
 	case s.Code != 0 || s.Shutdown == "":
@@ -30,6 +35,9 @@ func (s ExitState) String() string {
 	}
 	return text
 }
+
+// Flooded says that the guest made QEMU write more than 64 MiB into a log, its console most likely.
+func (s ExitState) Flooded() bool { return s.Signal == "SIGXFSZ" }
 
 func (s ExitState) err() error { return errors.New(s.String()) }
 

@@ -37,6 +37,9 @@ const (
 	startTimeout = 30 * time.Second
 	// quitTimeout is how long QEMU may take to leave after it was asked to.
 	quitTimeout = 3 * time.Second
+	// maxFile bounds each log that the guest can make QEMU write: the kernel ends a QEMU that goes beyond it
+	// with SIGXFSZ.
+	maxFile = 64 << 20
 	// drainTimeout bounds the wait for the ends of pipe and socket once the process is gone.
 	drainTimeout = 3 * time.Second
 )
@@ -170,8 +173,9 @@ func spawn(ctx context.Context, path string, args []string, dir string, names []
 	}
 	p.pid = cmd.Process.Pid
 	p.kill = cmd.Process.Kill
-	// An abort of QEMU must not leave the guest's memory as a core file.
+	// An abort of QEMU must not leave the guest's memory as a core file. These fail only when it has ended.
 	_ = unix.Prlimit(p.pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	_ = unix.Prlimit(p.pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxFile, Max: maxFile}, nil)
 
 	opts := qmp.Options{}
 	if log != nil {
@@ -222,6 +226,7 @@ func spawn(ctx context.Context, path string, args []string, dir string, names []
 func (p *Process) reap(err error, ps *os.ProcessState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.state.Ended = true
 	p.state.Code = -1
 	if ps == nil {
 		p.state.Signal = fmt.Sprintf("wait: %v", err)

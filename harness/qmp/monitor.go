@@ -130,14 +130,13 @@ func (m *Monitor) Connect() error {
 // Disconnect closes the connection and waits until the reader has ended. Calls under way fail, and so do later ones.
 func (m *Monitor) Disconnect() error {
 	m.mu.Lock()
-	first := !m.closed
 	m.closed = true
 	m.mu.Unlock()
-	var err error
-	if first {
-		err = m.conn.Close()
-	}
+	err := m.conn.Close()
 	<-m.done
+	if errors.Is(err, net.ErrClosed) {
+		return nil // the reader was first
+	}
 	return err
 }
 
@@ -305,8 +304,7 @@ func (m *Monitor) send(ctx context.Context, line, oob []byte) error {
 		err = cause
 	}
 	m.fail(fmt.Errorf("write: %w", err))
-	_ = m.conn.CloseWrite()
-	_ = m.conn.CloseRead() // ends the reader
+	_ = m.conn.Close() // ends the reader
 	return err
 }
 
@@ -341,8 +339,8 @@ func (m *Monitor) read() {
 			break
 		}
 	}
-	// A peer that talks nonsense must not be left waiting for us, nor fill its buffer. Disconnect closes.
-	_ = m.conn.CloseRead()
+	// Closing frees a peer that is stuck in a write; shutting down our side would not.
+	_ = m.conn.Close()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for s := range m.subs {

@@ -241,15 +241,22 @@ func outcome(out *bytes.Buffer, note func(label, s string), o results.Outcome) {
 	if o.Checks > 0 {
 		note("claims", fmt.Sprintf("%d, %d of them false", o.Checks, o.Failed))
 	}
+	dead := false
 	for i, r := range o.Reports {
-		if i > 0 {
-			note("then", fmt.Sprintf("%s (%s:%d)", r.Title, results.ConsoleFile, r.Line))
-			continue
+		where := fmt.Sprintf("%s, lines %d to %d", results.ConsoleFile, r.Line, r.EndLine)
+		if i == 0 {
+			note("report", where)
+		} else {
+			note("then", r.Title)
+			note("", where)
 		}
-		note("report", fmt.Sprintf("%s, lines %d to %d", results.ConsoleFile, r.Line, r.EndLine))
-		for _, line := range r.Head {
-			fmt.Fprintln(out, "  "+fit(line, width-2))
+		// The first one is the cause, the first fatal one the end; what lies between explains neither.
+		if i == 0 || r.Fatal && !dead {
+			for _, line := range r.Head {
+				fmt.Fprintln(out, "  "+fit(line, width-2))
+			}
 		}
+		dead = dead || r.Fatal
 	}
 }
 

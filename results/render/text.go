@@ -42,6 +42,19 @@ func Escape(s string) string {
 	return b.String()
 }
 
+// EscapeLines is Escape for text of many lines: newlines stay.
+func EscapeLines(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		body, newline := strings.CutSuffix(line, "\n")
+		b.WriteString(Escape(body))
+		if newline {
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}
+
 // fit escapes text and cuts it to n columns.
 func fit(s string, n int) string { return text.Snip(Escape(s), n, "...") }
 

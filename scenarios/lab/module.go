@@ -32,9 +32,6 @@ func (t *T) Module(name string) *Module {
 	return &Module{t, name}
 }
 
-// Name is the module's name.
-func (m *Module) Name() string { return m.name }
-
 // Refs is the reference count, other modules that use it included. A module that is built into the kernel
 // has none, and the scenario is skipped.
 func (m *Module) Refs() int {

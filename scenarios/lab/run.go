@@ -43,10 +43,7 @@ func Execute(s Scenario, env Env) error {
 		return fmt.Errorf("uname: %w", err)
 	}
 	release := unix.ByteSliceToString(uts.Release[:])
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(float64(s.Timeout)*env.Scale))
-	defer cancel()
-
-	t := &T{ctx: ctx, env: env, scenario: s, stream: newStream(env.In, env.Out)}
+	t := &T{env: env, scenario: s, stream: newStream(env.In, env.Out)}
 	t.stream.write(record.Record{Kind: record.KindHello, Hello: &record.Hello{
 		Schema:    record.Schema,
 		Scenario:  s.Name,
@@ -56,7 +53,8 @@ func Execute(s Scenario, env Env) error {
 		Machine:   unix.ByteSliceToString(uts.Machine[:]),
 		PID:       os.Getpid(),
 	}})
-	stopBeat := t.stream.beat(ctx)
+	stopBeat := t.stream.beat()
+	defer stopBeat()
 
 	if err := t.prepare(release); err != nil {
 		t.stream.broken(err.Error())
@@ -65,6 +63,10 @@ func Execute(s Scenario, env Env) error {
 	}
 	defer t.events.socket.Close()
 
+	// The modules are in; loading them is the guest's business, not the scenario's.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(float64(s.Timeout)*env.Scale))
+	defer cancel()
+	t.ctx = ctx
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -73,6 +75,7 @@ func Execute(s Scenario, env Env) error {
 	select {
 	case <-ended:
 	case <-ctx.Done():
+		stopBeat()
 		t.stream.log(fmt.Sprintf("the scenario's time is up: %v\n%s", s.Timeout, stuck(env.Root)))
 		<-ended
 	}
@@ -83,11 +86,11 @@ func Execute(s Scenario, env Env) error {
 
 // prepare loads what the scenario needs and takes the baseline.
 func (t *T) prepare(release string) error {
-	var err error
 	if t.env.Variant != "" && !slices.Contains(t.scenario.Variants, t.env.Variant) {
 		return fmt.Errorf("scenario %s has no variant %q", t.scenario.Name, t.env.Variant)
 	}
-	if t.kernel, err = parseVersion(release); err != nil {
+	kernel, err := parseVersion(release)
+	if err != nil {
 		return err
 	}
 	t.bus = pci.NewBus(t.env.Root)
@@ -97,7 +100,7 @@ func (t *T) prepare(release string) error {
 	if err := t.loadNeeds(); err != nil {
 		return err
 	}
-	if t.regime, err = findRegime(t.mods, t.kernel); err != nil {
+	if t.regime, err = findRegime(t.mods, kernel); err != nil {
 		return err
 	}
 	t.stream.log("regime " + t.regime.String())

@@ -171,20 +171,23 @@ func (s *stream) read(in io.Reader) {
 }
 
 // beat says once a second that the agent is alive, until the returned function is called.
-func (s *stream) beat(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *stream) beat() (stop func()) {
+	end := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-end:
 				return
 			case <-tick.C:
 				s.write(record.Record{Kind: record.KindBeat})
 			}
 		}
 	})
-	return func() { cancel(); wg.Wait() }
+	return sync.OnceFunc(func() {
+		close(end)
+		wg.Wait()
+	})
 }

@@ -26,12 +26,11 @@ type T struct {
 	mods     *kmod.Set
 	bus      pci.Bus
 	events   *watcher
-	kernel   version
 	regime   Regime
 	vendor   string // kvm_amd or kvm_intel, "" when the scenario needs no KVM
-	baseline state // before the scenario, for the closing invariant
-	idle     state // the same, but with the devices bound that the scenario has bound so far
-	slots    int // root ports that hold a device under test
+	baseline state  // before the scenario, for the closing invariant
+	idle     state  // the same, but with the devices bound that the scenario has bound so far
+	slots    int    // root ports that hold a device under test
 	cleanups []cleanup
 }
 
@@ -45,15 +44,8 @@ func (t *T) atEnd(what string, undo func() error) {
 	t.cleanups = append(t.cleanups, cleanup{what, undo})
 }
 
-// Context is done when the scenario's time is up.
-func (t *T) Context() context.Context { return t.ctx }
-
 // Variant is the one of the scenario's variants that runs, "" when it has none.
 func (t *T) Variant() string { return t.env.Variant }
-
-// KernelBefore reports whether the kernel's version is older than major.minor. Versions decide what to
-// expect where nothing better can be asked; Regime is better.
-func (t *T) KernelBefore(major, minor int) bool { return t.kernel.before(version{major, minor}) }
 
 // Step opens a section; what follows belongs to it.
 func (t *T) Step(text string) {

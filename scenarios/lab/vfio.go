@@ -33,7 +33,7 @@ type VFIODevice struct {
 // vIOMMU is the machine's virtual IOMMU.
 type vIOMMU string
 
-// The IOMMUs that a guest may find, by what the kernel calls their drivers' devices.
+// The IOMMUs that a guest may find.
 const (
 	IntelIOMMU  vIOMMU = "intel"
 	AMDIOMMU    vIOMMU = "amd"
@@ -42,17 +42,22 @@ const (
 
 // IOMMU is the machine's, "" without one.
 func (t *T) IOMMU() vIOMMU {
-	entries, err := os.ReadDir(filepath.Join(t.env.Root, "/sys/class/iommu"))
+	dir := filepath.Join(t.env.Root, "/sys/class/iommu")
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return ""
 	}
 	for _, e := range entries {
-		switch name := e.Name(); {
-		case strings.HasPrefix(name, "dmar"):
+		// Intel's and AMD's are named by their drivers, virtio's by its transport (0000:00:01.0): there
+		// only the way to it tells.
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		switch {
+		case err != nil:
+		case strings.HasPrefix(e.Name(), "dmar"):
 			return IntelIOMMU
-		case strings.HasPrefix(name, "ivhd"):
+		case strings.HasPrefix(e.Name(), "ivhd"):
 			return AMDIOMMU
-		case strings.HasPrefix(name, "virtio"):
+		case strings.Contains(target, "/virtio"):
 			return VirtioIOMMU
 		}
 	}
@@ -60,7 +65,8 @@ func (t *T) IOMMU() vIOMMU {
 }
 
 // BindVFIO has the host plug in a device, waits for it, sees that it is alive, and binds it to vfio-pci.
-// At the end it has its old driver back, or none.
+// At the end it has its old driver back, or none. A scenario binds before it opens anything: what is held
+// right after is what WantIdle and Held measure from.
 func (t *T) BindVFIO(kind Device) *VFIODevice {
 	d := &VFIODevice{t: t, pci: t.plug(kind)}
 	t.proveAlive(d.pci, kind)
@@ -201,9 +207,6 @@ func (d *VFIODevice) EnableMSI() {
 	d.t.atEnd("close the eventfd", func() error { return unix.Close(fd) })
 	d.t.must(d.device.EnableMSI(fd))
 }
-
-// CloseDevice closes the device and keeps its group and container.
-func (d *VFIODevice) CloseDevice() { d.t.must(d.device.Close()) }
 
 // Close closes the device, its group and its container, in this order. The next Open begins anew.
 func (d *VFIODevice) Close() {

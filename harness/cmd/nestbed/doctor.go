@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +35,7 @@ Exit status 2 when nothing can be run here.`,
 				enc.SetIndent("", "  ")
 				err = enc.Encode(x)
 			} else {
-				_, err = fmt.Fprint(cmd.OutOrStdout(), render.Escape(x.Text()))
+				_, err = printLines(cmd.OutOrStdout(), x.Text())
 			}
 			if err == nil && !x.Usable() {
 				return statusError(2)
@@ -44,4 +46,16 @@ Exit status 2 when nothing can be run here.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "the examination as one JSON object")
 	cmd.Flags().StringVar(&binary, "qemu", "", "QEMU binary (default: "+qemu.DefaultBinary+" in PATH)")
 	return cmd
+}
+
+// printLines writes text line by line, harmless for a terminal: QEMU's words are in it.
+func printLines(w io.Writer, text string) (n int, err error) {
+	for line := range strings.Lines(text) {
+		written, err := fmt.Fprintln(w, render.Escape(strings.TrimRight(line, "\n")))
+		n += written
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }

@@ -23,6 +23,7 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/assert/cmp"
 
+	"github.com/nestbed/nestbed/harness/doctor"
 	"github.com/nestbed/nestbed/images"
 	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
@@ -274,4 +275,50 @@ func TestKilledHarnessLeavesNoQEMU(t *testing.T) {
 	assert.Check(t, cmp.Equal(status, 2))
 	assert.Check(t, cmp.Contains(text, "unfinished"))
 	assert.Check(t, cmp.Contains(text, long))
+}
+
+// What a device node claims counts for nothing: doctor boots a guest, says why not, and remembers.
+func TestDoctorProvesAccelerators(t *testing.T) {
+	status, stdout, _ := finish(t, nestbed(t, "doctor", "--json"))
+	assert.Equal(t, status, 0, stdout)
+	var x doctor.Examination
+	assert.NilError(t, json.Unmarshal([]byte(stdout), &x))
+	assert.Equal(t, len(x.Accelerators), 2)
+	for _, p := range x.Accelerators {
+		assert.Check(t, p.Works != doctor.CannotTell, "%s: %s", p.Accel, p.Reason)
+		assert.Check(t, p.Reason != "", p.Accel)
+	}
+	tcg := x.Accelerators[1]
+	assert.Check(t, cmp.Equal(tcg.Works, doctor.Yes), tcg.Reason)
+	assert.Check(t, tcg.Seconds > 0 && tcg.Kernel != "", "TCG was proven by a boot")
+
+	_, again, stderr := finish(t, nestbed(t, "doctor"))
+	assert.Check(t, !strings.Contains(stderr, "booting"), "proven anew: %s", stderr)
+	for _, heading := range []string{"You can run here", "You cannot run here", "posted interrupts"} {
+		assert.Check(t, cmp.Contains(again, heading))
+	}
+}
+
+func TestUnknownKernelNamesWhatThereIs(t *testing.T) {
+	status, _, stderr := finish(t, nestbed(t, "run", "-k", "debian:6.99"))
+	assert.Check(t, cmp.Equal(status, 2))
+	assert.Check(t, cmp.Contains(stderr, `"debian:6.99"`))
+	assert.Check(t, cmp.Contains(stderr, "6.1"))
+}
+
+// A QEMU that starts and leaves at once says why, in its own words.
+func TestQEMUThatFailsToStart(t *testing.T) {
+	path, err := exec.LookPath("qemu-system-x86_64")
+	assert.NilError(t, err)
+	broken := filepath.Join(t.TempDir(), "qemu-broken")
+	assert.NilError(t, os.WriteFile(broken, fmt.Appendf(nil, "#!/bin/sh\ncase \"$*\" in --version) exec %s --version;; esac\necho 'kaputt: no such machine' >&2\nexit 3\n", path), 0o755))
+	status, stdout, stderr := finish(t, nestbed(t, "run", "--qemu", broken, "l2-runs"))
+	assert.Check(t, cmp.Equal(status, 2))
+	assert.Check(t, cmp.Contains(stdout+stderr, "kaputt: no such machine"))
+}
+
+func TestShellRunsACommand(t *testing.T) {
+	status, stdout, stderr := finish(t, nestbed(t, "shell", "-k", "debian:6.1", "-m", "none", "--", "uname"))
+	assert.Check(t, cmp.Equal(status, 0), stderr)
+	assert.Check(t, cmp.Contains(stdout, "6.1"))
 }

@@ -25,6 +25,8 @@ import (
 	"github.com/nestbed/nestbed/results/record"
 	"github.com/nestbed/nestbed/results/render"
 	"github.com/nestbed/nestbed/scenarios/lab"
+
+	_ "github.com/nestbed/nestbed/scenarios" // the catalogue
 )
 
 type runFlags struct {
@@ -111,6 +113,9 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 	p, err := plan.Make(plan.Request{Catalogue: lab.All(), Globs: globs, Kernels: ks, Machines: machines, Repeat: f.repeat})
 	if err != nil {
 		return err
+	}
+	if len(p.Cells) == 0 {
+		return errors.New("nothing to run: this nestbed has no scenarios")
 	}
 	run, err := results.Create(t.home.runs, header(p, ks, accel.NotCovered(), string(accel.Accel), version))
 	if err != nil {

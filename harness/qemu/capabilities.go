@@ -1,0 +1,105 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// askTimeout bounds the whole examination of one QEMU, which takes about a second.
+const askTimeout = time.Minute
+
+// Capabilities is what one QEMU can do, as it says itself.
+type Capabilities struct {
+	Path         string
+	Version      string              // "7.2.22"
+	Machines     []string            // machine types, aliases included
+	Devices      map[string][]string // property names by device
+	CPUs         []string            // CPU models
+	Accelerators []string            // compiled in: "kvm", "tcg"; not necessarily usable
+	Traces       []string            // trace events
+}
+
+// HasMachine says whether there is a machine type of that name or alias.
+func (c Capabilities) HasMachine(name string) bool { return slices.Contains(c.Machines, name) }
+
+// HasDevice says whether there is a device of that name. Aliases ("virtio-net") are not known here.
+func (c Capabilities) HasDevice(name string) bool {
+	_, ok := c.Devices[name]
+	return ok
+}
+
+// HasProperty says whether a device has a property.
+func (c Capabilities) HasProperty(device, property string) bool {
+	return slices.Contains(c.Devices[device], property)
+}
+
+// HasCPU says whether there is a CPU model of that name.
+func (c Capabilities) HasCPU(name string) bool { return slices.Contains(c.CPUs, name) }
+
+// HasAccelerator says whether an accelerator is compiled in. Only a boot proves that it works.
+func (c Capabilities) HasAccelerator(name string) bool { return slices.Contains(c.Accelerators, name) }
+
+// HasTrace says whether there is a trace event of that name.
+func (c Capabilities) HasTrace(event string) bool { return slices.Contains(c.Traces, event) }
+
+// Ask starts a QEMU without a machine and asks it what it can do. Errors are as of Start.
+func Ask(ctx context.Context, binary string) (c Capabilities, err error) {
+	path, err := lookup(binary)
+	if err != nil {
+		return c, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no end within %v", askTimeout))
+	defer cancel()
+	p, err := spawn(ctx, path, []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-machine", "none", "-accel", "tcg",
+		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
+	}, "", []string{"qmp"}, nil)
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	c = Capabilities{Path: path, Version: p.qmp.Version().String()}
+
+	type named struct {
+		Name  string `json:"name"`
+		Alias string `json:"alias"`
+	}
+	ask := func(command string, args any) (names []string) {
+		if err != nil {
+			return nil
+		}
+		var out []named
+		err = p.qmp.Do(ctx, command, args, &out)
+		for _, n := range out {
+			names = append(names, n.Name)
+			if n.Alias != "" {
+				names = append(names, n.Alias)
+			}
+		}
+		return names
+	}
+	types := func(implements string) []string {
+		return ask("qom-list-types", map[string]any{"implements": implements, "abstract": false})
+	}
+
+	c.Machines = ask("query-machines", nil)
+	c.CPUs = ask("query-cpu-definitions", nil)
+	c.Traces = ask("trace-event-get-state", map[string]string{"name": "*"})
+	for _, name := range types("accel") {
+		const suffix = "-accel"
+		if len(name) > len(suffix) {
+			c.Accelerators = append(c.Accelerators, name[:len(name)-len(suffix)])
+		}
+	}
+	c.Devices = make(map[string][]string)
+	for _, name := range types("device") {
+		c.Devices[name] = ask("device-list-properties", map[string]string{"typename": name})
+	}
+	if err != nil {
+		return Capabilities{}, fmt.Errorf("ask QEMU: %w", err)
+	}
+	return c, nil
+}
