@@ -432,6 +432,9 @@ func (a *apt) search(ctx context.Context, s spec) (aptKernel, error) {
 			}
 			return k, nil
 		}
+		if len(failed) == len(asked) {
+			break // the mirror is out of reach: ten more suites would only take ten times as long to say so
+		}
 	}
 	return aptKernel{}, notFound(s, seen, failed)
 }

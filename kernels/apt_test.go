@@ -186,6 +186,23 @@ func TestWholeKernels(t *testing.T) {
 	})
 }
 
+func TestNewest(t *testing.T) {
+	kernels := []aptKernel{
+		{release: "6.1.0-50-amd64", version: "6.1.176-1"},
+		{release: "6.1.0-0.deb11.60-amd64", version: "6.1.190-1~bpo11+1"},
+		{release: "6.1.0-9-amd64", version: "6.1.190-1~bpo11+1"},
+		{release: "6.12.1-amd64", version: "6.12.1-1"},
+	}
+	k, ok := newest(kernels, "6.1")
+	assert.Assert(t, ok)
+	assert.Equal(t, k.release, "6.1.0-9-amd64")
+	slices.Reverse(kernels)
+	k, _ = newest(kernels, "6.1")
+	assert.Equal(t, k.release, "6.1.0-9-amd64")
+	_, ok = newest(kernels, "6.2")
+	assert.Assert(t, !ok)
+}
+
 func TestSearchOrder(t *testing.T) {
 	sources := parseSourceLines(`deb [signed-by=/k/tor.gpg] http://tor.example/torproject bookworm main
 deb [signed-by=/k/debian.gpg] http://mirror.example/debian bookworm main
@@ -370,6 +387,14 @@ func TestSearchSaysWhatItMayHaveMissed(t *testing.T) {
 	assert.Assert(t, is.Contains(said, "debian:6.1: a newer one may have been missed: suite bookworm-security: apt-get update: 404 Not Found"))
 }
 
+func TestSearchGivesUpOnAnUnreachableMirror(t *testing.T) {
+	archive := debianArchive()
+	archive.broken = map[string]bool{"bookworm": true, "bookworm-updates": true, "bookworm-security": true}
+	_, err := archive.cache(t, oneMirror).Resolve(t.Context(), "debian:7.3", nil)
+	assert.ErrorContains(t, err, "is the network there")
+	assert.DeepEqual(t, archive.asked, []string{"bookworm", "bookworm-updates", "bookworm-security"})
+}
+
 func TestSearchLeavesOtherArchivesAlone(t *testing.T) {
 	archive := debianArchive()
 	archive.foreign = map[string]bool{"http://other.example/debian": true}
@@ -439,11 +464,16 @@ func newArchive(t *testing.T, release string) archive {
 // configure makes the machine's apt, as the test sees it, know only this archive.
 func (a archive) configure(t *testing.T, options string) {
 	t.Helper()
+	configureApt(t, fmt.Sprintf("deb [%s] file:%s trixie main\n", options, a.dir))
+}
+
+func configureApt(t *testing.T, sourcesList string) {
+	t.Helper()
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		t.Skip("needs apt-get: this machine is not a Debian")
 	}
 	etc := tree(t, map[string][]byte{
-		"sources.list": fmt.Appendf(nil, "deb [%s] file:%s trixie main\n", options, a.dir),
+		"sources.list": []byte(sourcesList),
 	})
 	hook := filepath.Join(etc, "hook-ran")
 	conf := filepath.Join(etc, "apt.conf")
@@ -465,6 +495,17 @@ func TestAptImportsSignedArchive(t *testing.T) {
 	modules, err := k.Modules()
 	assert.NilError(t, err)
 	assert.Equal(t, len(modules), 5)
+}
+
+// apt-get itself takes an unreachable mirror for a warning.
+func TestAptMirrorUnreachable(t *testing.T) {
+	configureApt(t, "deb http://127.0.0.1:1/debian trixie main\n")
+	c := testCache(t)
+	_, err := c.Resolve(t.Context(), "debian:trixie/6.9", nil)
+	assert.ErrorContains(t, err, "ask the mirror: suite trixie: apt-get update: exit status 100: ")
+	assert.ErrorContains(t, err, "127.0.0.1")
+	assert.ErrorContains(t, err, "is the network there")
+	assertIdle(t, c)
 }
 
 func TestAptRefusesWhatIsNotSigned(t *testing.T) {

@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -166,6 +167,51 @@ func TestImportLayoutsAgree(t *testing.T) {
 	assert.NilError(t, os.WriteFile(filepath.Join(folder, "lib/modules", fakeRelease, "kernel/arch/x86/kvm/kvm.ko"), ko("kvm", fakeRelease, "irqbypass", "x=y"), 0o644))
 	d := resolve(t, c, folder)
 	assert.Assert(t, d.Hash != a.Hash)
+}
+
+// A folder may hold more than the one kernel's files.
+func TestImportFolderTakesWhatBelongsTogether(t *testing.T) {
+	files := fakeKernel(t, fakeRelease)
+	for name, data := range fakeKernel(t, "6.8.0-other") {
+		if !strings.HasPrefix(name, "boot/vmlinuz") {
+			files[name] = data
+		}
+	}
+	delete(files, "boot/config-"+fakeRelease)
+	files["config"] = []byte("CONFIG_KVM=m\nCONFIG_LOCALVERSION=\"mine\"\n")
+	modules := "lib/modules/" + fakeRelease + "/"
+	updated := ko("kvm", fakeRelease, "irqbypass", "version=updated")
+	files[modules+"updates/dkms/kvm.ko"] = updated
+	files[modules+"weak-updates/kvm.ko"] = ko("kvm", fakeRelease, "irqbypass", "version=weak")
+	k := resolve(t, testCache(t), tree(t, files))
+	assert.Equal(t, k.Option("LOCALVERSION"), "mine")
+	order, err := k.LoadOrder("kvm")
+	assert.NilError(t, err)
+	data, err := os.ReadFile(order[1].File)
+	assert.NilError(t, err)
+	assert.Assert(t, bytes.Equal(data, updated), "depmod prefers updates/")
+
+	delete(files, "config")
+	delete(files, "usr/share/doc/linux/config")
+	k = resolve(t, testCache(t), tree(t, files))
+	assert.Equal(t, k.Option("KVM"), "", "another kernel's configuration is none")
+}
+
+func TestImportPackageLeavesDocumentation(t *testing.T) {
+	files := fakeKernel(t, fakeRelease)
+	files["usr/share/doc/linux/examples/vmlinuz"] = fakeImage("1.2.3")
+	deb := writeDeb(t, "linux.deb", fakeDeb(t, "", "", files))
+	assert.Equal(t, resolve(t, testCache(t), deb).Release, fakeRelease)
+}
+
+func TestImportPassesOnWhatXzSays(t *testing.T) {
+	bin := t.TempDir()
+	script := "#!/bin/sh\nhead -c 100 >/dev/null\necho 'xz: (stdin): Compressed data is corrupt' >&2\nexit 1\n"
+	assert.NilError(t, os.WriteFile(filepath.Join(bin, "xz"), []byte(script), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	deb := writeDeb(t, "linux.deb", fakeDeb(t, "", ".xz", fakeKernel(t, fakeRelease)))
+	_, err := testCache(t).Resolve(t.Context(), deb, nil)
+	assert.ErrorContains(t, err, "read package linux.deb: xz: exit status 1: xz: (stdin): Compressed data is corrupt")
 }
 
 func TestImportBuildTree(t *testing.T) {

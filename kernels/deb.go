@@ -108,7 +108,7 @@ func (l *layout) addTar(ctx context.Context, member string, r io.Reader, s *spoo
 		_, err = io.Copy(io.Discard, data)
 	}
 	// The program's own words, when it is one, explain why the stream was cut.
-	if closed := data.Close(); false && closed != nil {
+	if closed := data.Close(); closed != nil && ctx.Err() == nil {
 		return closed
 	}
 	if ctx.Err() != nil {

@@ -123,7 +123,7 @@ func (l *layout) choose(release string) (parts, error) {
 		}
 		name := moduleOfFile(path.Base(f.name))
 		// depmod's default order prefers updates/ to what the kernel came with.
-		if old, seen := p.modules[name]; seen && (strings.Contains(old.name, "/updates/") || !strings.Contains(f.name, "/updates/")) {
+		if old, seen := p.modules[name]; seen && strings.Contains(old.name, "/updates/") {
 			continue
 		}
 		p.modules[name] = f

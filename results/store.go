@@ -235,19 +235,28 @@ func (r *Run) CellDir(p Planned, attempt int) (string, error) {
 	return name, nil
 }
 
-// folder is the cell's id as one file name. What was replaced is told apart by a hash.
+// folder is the cell's id as one file name. When that is not the same for a person and for a file system,
+// or could be another cell's, a hash tells them apart.
 func folder(p Planned) string {
-	id := strings.ReplaceAll(p.ID(), "/", "_")
-	safe := strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.+@#", c) {
-			return c
-		}
-		return '_'
-	}, id)
-	if len(safe) > 120 || safe != id || strings.HasPrefix(safe, ".") {
-		safe = "cell-" + safe[:min(len(safe), 100)] + "-" + exactHash(p.ID())
+	parts := []string{p.Name(), p.Kernel, p.Machine}
+	hash := false
+	for i, part := range parts {
+		parts[i] = strings.Map(func(c rune) rune {
+			if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-.+@", c) {
+				return c
+			}
+			hash = true // "_" too: it separates the parts
+			return '_'
+		}, part)
 	}
-	return safe
+	name := strings.Join(parts, "_")
+	if p.Repeat > 0 {
+		name += "#" + strconv.Itoa(p.Repeat)
+	}
+	if hash || len(name) > 120 || strings.HasPrefix(name, ".") {
+		name = "cell-" + name[:min(len(name), 100)] + "-" + exactHash(p.ID())
+	}
+	return name
 }
 
 // Append adds a verdict to cells.jsonl: one write, so that a reader and a second writer see whole lines.

@@ -91,6 +91,24 @@ func TestMergeFillsGapsOnBothSides(t *testing.T) {
 	assert.Assert(t, strings.Contains(lines[oops.EndLine-1], "end trace"))
 }
 
+// Lines of one stamp: what only /dev/kmsg has goes in front of what both have, and nothing comes twice.
+func TestMergeWithinOneStamp(t *testing.T) {
+	lines := []string{
+		"list_del corruption, ffff888004c5a0f8->next is LIST_POISON1 (dead000000000100)", "------------[ cut here ]------------",
+		"WARNING: CPU: 0 PID: 1 at lib/list_debug.c:53 f+0x1/0x2", "---[ end trace 0000000000000000 ]---",
+	}
+	var serial, kmsg strings.Builder
+	for i, l := range lines {
+		fmt.Fprintf(&kmsg, "4,%d,1000000,-;%s\n", i, l)
+		if i > 0 {
+			fmt.Fprintf(&serial, "[    1.000000] %s\r\n", l)
+		}
+	}
+	r := Merge([]byte(serial.String()), []byte(kmsg.String()))
+	assert.Equal(t, r[0].Title, "WARNING: corrupted list in f")
+	assert.Equal(t, len(r)+len(r[0].Followers), 1)
+}
+
 func TestMergeOfNothing(t *testing.T) {
 	assert.Equal(t, len(Merge(nil, nil)), 0)
 	warn := "4,1,1000000,-;------------[ cut here ]------------\n4,2,1000001,-;WARNING: CPU: 0 PID: 1 at a.c:1 f+0x1/0x2\n"

@@ -161,6 +161,9 @@ func (s *Session) outcome(waited <-chan error, read <-chan struct{}) Exit {
 		var exit *ssh.ExitError
 		if errors.As(err, &exit) {
 			e.Code, e.Signal = exit.ExitStatus(), exit.Signal()
+			if e.Signal != "" {
+				e.Code = 0 // not x/crypto's 128+n, which no program said
+			}
 		}
 		e.Lost = err != nil && exit == nil
 	}

@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -37,6 +38,25 @@ func DeviceNamed(name string) (Device, error) {
 		names = append(names, d.Name)
 	}
 	return Device{}, fmt.Errorf("unknown device %q, there are: %s", name, strings.Join(names, ", "))
+}
+
+// Drivers are the QEMU devices that the named machines and their hot-added devices are made of.
+func Drivers() []string {
+	var drivers []string
+	for _, m := range named() {
+		args := m.Args()
+		for i, a := range args[:len(args)-1] {
+			if a == "-device" {
+				driver, _, _ := strings.Cut(args[i+1], ",")
+				drivers = append(drivers, driver)
+			}
+		}
+	}
+	for _, d := range devices() {
+		drivers = append(drivers, d.Driver)
+	}
+	slices.Sort(drivers)
+	return slices.Compact(drivers)
 }
 
 // Add is the argument object of QMP's device_add that puts the device behind root port number port, from 1.

@@ -24,10 +24,10 @@ func newPatience(limit time.Duration, starved func() time.Duration) *Patience {
 	return &Patience{C: timer.C, timer: timer, limit: limit, since: time.Now(), starved: starved(), host: starved}
 }
 
-// Renew starts the deadline anew, counted from since.
-func (p *Patience) Renew(since time.Time) {
-	p.since, p.starved = since, p.host()
-	p.timer.Reset(p.limit - time.Since(since))
+// Renew starts the deadline anew, from now.
+func (p *Patience) Renew() {
+	p.since, p.starved = time.Now(), p.host()
+	p.timer.Reset(p.limit)
 }
 
 // Over says whether the limit has passed. If it has not, C fires again when it may have.

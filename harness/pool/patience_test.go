@@ -23,15 +23,18 @@ func TestPatienceDeductsTheHostsShare(t *testing.T) {
 	})
 }
 
+// What the host took before a renewal was paid for already.
 func TestPatienceRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPatience(10*time.Second, func() time.Duration { return 0 })
+		starved := 7 * time.Second
+		p := newPatience(10*time.Second, func() time.Duration { return starved })
 		defer p.Stop()
-		<-p.C
-		p.Renew(time.Now().Add(-3 * time.Second)) // the guest was heard 3 s ago
+		<-time.After(6 * time.Second)
+		starved = 9 * time.Second
+		p.Renew()
 		start := time.Now()
 		<-p.C
 		assert.Assert(t, p.Over())
-		assert.Equal(t, time.Since(start), 7*time.Second)
+		assert.Equal(t, time.Since(start), 10*time.Second)
 	})
 }

@@ -140,8 +140,10 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 		return g.bootError(silent, cause)
 	}
 
-	quietly, at := g.Patience(silence), start
+	quietly, bytes := g.Patience(silence), int64(0)
 	defer quietly.Stop()
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	whole := g.Patience(bootLimit)
 	defer whole.Stop()
 	for {
@@ -167,10 +169,10 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 			if whole.Over() {
 				return fail(false, errors.New("the boot took too long"))
 			}
-		case <-quietly.C:
-			if last := g.Log.State().LastByte; last.After(at) {
-				at = last
-				quietly.Renew(at)
+		case <-look.C:
+			if now := g.Log.State().Bytes; now != bytes {
+				bytes = now
+				quietly.Renew()
 			} else if quietly.Over() {
 				return fail(true, errors.New("no progress"))
 			}

@@ -56,10 +56,11 @@ func TestTail(t *testing.T) {
 
 func TestExitStateString(t *testing.T) {
 	for want, s := range map[string]ExitState{
-		"running":                     {},
-		"exit status 1":               {Ended: true, Code: 1},
-		"exit status 0":               {Ended: true},
-		"killed by SIGABRT":           {Ended: true, Code: -1, Signal: "SIGABRT"},
+		"running":           {},
+		"exit status 1":     {Ended: true, Code: 1},
+		"exit status 0":     {Ended: true},
+		"killed by SIGABRT": {Ended: true, Code: -1, Signal: "SIGABRT"},
+		"killed by SIGXFSZ: the guest filled a log": {Ended: true, Code: -1, Signal: "SIGXFSZ"},
 		"host-signal":                 {Ended: true, Shutdown: "host-signal"},
 		"exit status 1 after a panic": {Ended: true, Code: 1, Shutdown: "guest-panic", Panicked: true},
 	} {

@@ -36,7 +36,8 @@ func (s ExitState) String() string {
 	return text
 }
 
-// Flooded says that the guest made QEMU write more than 64 MiB into a log, its console most likely.
+// Flooded says that QEMU was ended because the guest made it write more than 64 MiB into a log. A console
+// that is full does not end QEMU, it is only cut.
 func (s ExitState) Flooded() bool { return s.Signal == "SIGXFSZ" }
 
 func (s ExitState) err() error { return errors.New(s.String()) }

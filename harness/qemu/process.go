@@ -37,8 +37,8 @@ const (
 	startTimeout = 30 * time.Second
 	// quitTimeout is how long QEMU may take to leave after it was asked to.
 	quitTimeout = 3 * time.Second
-	// maxFile bounds each log that the guest can make QEMU write: the kernel ends a QEMU that goes beyond it
-	// with SIGXFSZ.
+	// maxFile bounds each log that the guest can make QEMU write. What a vCPU writes beyond it is dropped and
+	// QEMU goes on, because vCPU threads block signals; QEMU's main thread would be ended by SIGXFSZ.
 	maxFile = 64 << 20
 	// drainTimeout bounds the wait for the ends of pipe and socket once the process is gone.
 	drainTimeout = 3 * time.Second

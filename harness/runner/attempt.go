@@ -233,7 +233,7 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 				t.ended(t.session.Wait())
 				return 0
 			}
-			beat.Renew(time.Now())
+			beat.Renew()
 			if err := t.heard(ctx, rec, log); err != nil {
 				t.note(err)
 				t.session.Kill()

@@ -140,7 +140,7 @@ func (se *session) run(ctx context.Context, argv []string, std streams) result {
 	if err != nil {
 		return failed(std.err, err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := se.launch(cmd); err != nil {
 		stdin.Close()
 		return failed(std.err, err)
 	}
@@ -158,15 +158,27 @@ func (se *session) run(ctx context.Context, argv []string, std streams) result {
 	return r
 }
 
-// wait waits for a started program and kills it, its group and its session when ctx ends; what the
+// launch starts a program so that no signal of the client's can fall between its start and its pid.
+func (se *session) launch(cmd *exec.Cmd) error {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	se.running = &process{pid: cmd.Process.Pid}
+	return nil
+}
+
+// wait waits for a launched program and kills it, its group and its session when ctx ends; what the
 // program leaves behind is killed as well.
 func (se *session) wait(ctx context.Context, cmd *exec.Cmd) result {
 	p := &process{pid: cmd.Process.Pid}
-	se.setRunning(p)
-	defer se.setRunning(nil)
 	stop := context.AfterFunc(ctx, p.kill)
 	err := cmd.Wait()
 	stop()
+	se.mu.Lock()
+	se.running = nil
+	se.mu.Unlock()
 	p.kill()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -274,7 +286,7 @@ func (se *session) runTerminal(ctx context.Context, argv []string, keys *keys) r
 	defer se.term.watch(nil)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr.Setctty = true
-	if err := cmd.Start(); err != nil {
+	if err := se.launch(cmd); err != nil {
 		return failed(crlf{se.ch}, err)
 	}
 	slave.Close()

@@ -202,12 +202,6 @@ func (se *session) exec(ctx context.Context, line string) result {
 	return se.run(ctx, argv, std)
 }
 
-func (se *session) setRunning(p *process) {
-	se.mu.Lock()
-	defer se.mu.Unlock()
-	se.running = p
-}
-
 func (se *session) signal(name string) bool {
 	se.mu.Lock()
 	defer se.mu.Unlock()

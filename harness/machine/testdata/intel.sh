@@ -1,0 +1,39 @@
+#!/bin/sh
+# Boots this guest again, by hand. ^A x ends it; the sockets and logs are by-hand.* here.
+/usr/bin/qemu-system-x86_64 \
+  -name nestbed-intel \
+  -nodefaults \
+  -no-user-config \
+  -display none \
+  -machine q35,usb=off,sata=off,smbus=off,vmport=off,smm=off \
+  -accel tcg \
+  -cpu max,svm=on,la57=off \
+  -smp 1 \
+  -m 512M \
+  -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
+  -action reboot=shutdown,shutdown=poweroff,panic=none \
+  -chardev stdio,id=serial,mux=on,signal=off,logfile=by-hand.console.log \
+  -serial chardev:serial \
+  -chardev socket,id=qmp,path=by-hand.qmp.sock,server=on,wait=off \
+  -mon chardev=qmp,mode=control \
+  -device vmgenid,guid=auto \
+  -device pvpanic \
+  -device intel-iommu,intremap=on \
+  -D by-hand.trace.log \
+  -trace vtd_dmar_fault \
+  -device virtio-serial-pci,id=serials,addr=02.0 \
+  -chardev file,id=kmsg,path=by-hand.kmsg.log \
+  -device virtserialport,bus=serials.0,chardev=kmsg,name=nestbed.kmsg \
+  -chardev socket,id=channel1,path=by-hand.control.sock,server=on,wait=off \
+  -device virtserialport,bus=serials.0,chardev=channel1,name=nestbed.control \
+  -chardev socket,id=channel2,path=by-hand.ssh.sock,server=on,wait=off \
+  -device virtserialport,bus=serials.0,chardev=channel2,name=nestbed.ssh \
+  -chardev socket,id=channel3,path=by-hand.shell.sock,server=on,wait=off \
+  -device virtserialport,bus=serials.0,chardev=channel3,name=nestbed.shell \
+  -device pcie-root-port,id=port1,chassis=1,slot=1,addr=10.0 \
+  -device pcie-root-port,id=port2,chassis=2,slot=2,addr=11.0 \
+  -device pcie-root-port,id=port3,chassis=3,slot=3,addr=12.0 \
+  -device pcie-root-port,id=port4,chassis=4,slot=4,addr=13.0 \
+  -kernel '/cache/it'\''s a kernel/vmlinuz' \
+  -initrd /cache/init.cpio \
+  -append 'rdinit=/init nokaslr no_timer_check panic=-1 sysctl.kernel.panic_on_oops=0 sysctl.kernel.panic_on_warn=0 sysctl.kernel.hung_task_panic=0 sysctl.kernel.hung_task_timeout_secs=30 unknown_nmi_panic panic_print=0x40 sysrq_always_enabled console=ttyS0,115200 earlyprintk=ttyS0,115200 loglevel=7 iommu.passthrough=0 iommu.strict=1 intel_iommu=on loglevel=8 dyndbg="file vfio* +p"'
