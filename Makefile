@@ -9,7 +9,7 @@ BIN     := bin/nestbed
 RUNS    := results/runs
 # The payload's bytes are part of every cell's identity: no path, no commit, no build id in them.
 PAYLOAD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
-GO_SOURCES := $(shell find . -name '*.go' -not -path './bin/*' -not -path './results/runs/*') go.mod go.sum
+SOURCES := $(shell find . \( -name '*.go' -o -name '*.yaml' \) -not -path './results/runs/*') go.mod go.sum
 
 .PHONY: help setup build payload run test test-all unit e2e bench lint try clean fuzz
 
@@ -23,13 +23,13 @@ build: $(BIN) ## build bin/nestbed, guest agent and init inside
 
 payload: images/payload/init images/payload/agent
 
-images/payload/init: $(GO_SOURCES)
+images/payload/init: $(SOURCES)
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(PAYLOAD_FLAGS) -o $@ ./images/init
 
-images/payload/agent: $(GO_SOURCES)
+images/payload/agent: $(SOURCES)
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(PAYLOAD_FLAGS) -o $@ ./guestagent
 
-$(BIN): payload $(GO_SOURCES)
+$(BIN): payload $(SOURCES)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./harness/cmd/nestbed
 
 run: setup build ## run the suite on a stock kernel and print verdicts (ARGS='...' for more)

@@ -7,11 +7,14 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
 	"gotest.tools/v3/assert"
 
 	"github.com/nestbed/nestbed/results/record"
 	"github.com/nestbed/nestbed/scenarios/lab"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{

@@ -28,7 +28,9 @@ const module = "github.com/nestbed/nestbed/"
 const imports = `
 results/record: NONE
 images/control: NONE
+images/layout: NONE
 guestagent/uapi: NONE
+guestagent/uevent: NONE
 harness/qmp: NONE
 harness/qmp/qmptest: harness/qmp
 kernels: NONE
@@ -41,9 +43,9 @@ scenarios/lab: guestagent/* results/record
 scenarios: scenarios/lab guestagent/* results/record
 guestagent: scenarios scenarios/lab guestagent/* results/record
 
-images: images/control
+images: images/layout
 images/sshd: images/control
-images/init: images/control images/sshd guestagent/kmod
+images/init: images/control images/layout images/sshd guestagent/kmod
 
 results: results/record
 results/render: results results/record
@@ -54,7 +56,7 @@ harness/guest: results/record images/control harness/qmp
 harness/pool: harness/qemu harness/guest harness/machine harness/qmp harness/console results/record images images/control kernels
 harness/doctor: harness/qemu harness/guest harness/machine harness/pool harness/console results/record kernels
 harness/plan: scenarios scenarios/lab kernels harness/machine results/record
-harness/runner: scenarios scenarios/lab kernels images harness/* results results/record
+harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record
 harness/bench: scenarios kernels images harness/* results results/record
 harness/cmd/nestbed: scenarios scenarios/lab kernels images harness/* results results/*
 harness: NONE

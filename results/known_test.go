@@ -50,6 +50,16 @@ func TestShippedKnownExplainsTheUnloadBug(t *testing.T) {
 	assert.Assert(t, strings.HasPrefix(o.Reason, "crash, known as L1: "))
 	assert.Equal(t, o.Title, l1().Title)
 
+	// A VM without a vCPU leaves nothing in the caches: only closing the device is seen.
+	short := l1()
+	short = Judge(Input{Records: script("step:close"), Reports: short.Reports[4:], Exit: exit(func(x *Exit) { x.AgentLost = true })})
+	for _, release := range []string{"6.12.117+deb12-amd64", "7.3.4+deb13-amd64"} {
+		got := known.Explain(cellOf(scenario, release), short)
+		assert.Equal(t, got.Known, "L1")
+	}
+	short.Reports[0].Frames[5] = "kvm_vm_release"
+	assert.Equal(t, known.Explain(cellOf(scenario, "6.12.117"), short).Verdict, record.Crash, "another way to the same title")
+
 	for name, change := range map[string]func(*Planned, *Outcome){
 		"another scenario":    func(p *Planned, _ *Outcome) { p.Scenario = "l2-runs" },
 		"a kernel before it":  func(p *Planned, _ *Outcome) { p.Kernel = "6.6.30-amd64" },
@@ -114,7 +124,7 @@ func TestKnownErrorsShowWhere(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown field": {line("    why:", "    whence: x\n    why:"), `whence`},
 		"caret":         {line("    why:", "    whence: x\n    why:"), "^"},
-		"written over":  {line("    why:", "    id: X2\n    why:"), "duplicate"},
+		"written over":  {line("    why:", "    id: X2\n    why:"), "already defined"},
 		"wrong type":    {line("id: X1", "id: [1]"), "^"},
 		"not YAML":      {"{", "known issues x.yaml"},
 		"no why":        {line("why: the reason", `why: " "`), `issue 1 ("X1"): no why`},

@@ -6,11 +6,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"go.uber.org/goleak"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/fs"
 
 	"github.com/nestbed/nestbed/guestagent/uapi"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // root is a guest's file system with kvm loaded, irqbypass built in and vfio neither.
 func root(t *testing.T) *fs.Dir {

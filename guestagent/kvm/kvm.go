@@ -6,6 +6,7 @@
 package kvm
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -61,6 +62,10 @@ func Open() (*System, error) {
 // CreateVM makes a VM.
 func (s *System) CreateVM() (*VM, error) {
 	fd, err := uapi.Ioctl(s.fd, Path, uapi.KVMCreateVM, 0)
+	// mm_take_all_locks gives up for any signal, and the Go runtime sends some.
+	for errors.Is(err, unix.EINTR) {
+		fd, err = uapi.Ioctl(s.fd, Path, uapi.KVMCreateVM, 0)
+	}
 	if err != nil {
 		return nil, err
 	}

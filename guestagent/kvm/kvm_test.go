@@ -5,11 +5,14 @@ import (
 	"os"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/nestbed/nestbed/guestagent/uapi"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // run builds a kvm_run page as the kernel would leave it.
 func run(reason uint32, direction, size uint8, port uint16, count uint32, offset uint64) []byte {

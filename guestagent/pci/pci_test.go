@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/fs"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func sysfs(t *testing.T) *fs.Dir {
 	t.Helper()

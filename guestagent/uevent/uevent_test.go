@@ -5,9 +5,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestParse(t *testing.T) {
 	msg := "add@/devices/pci0000:00/0000:01:00.0\x00ACTION=add\x00DEVPATH=/devices/pci0000:00/0000:01:00.0\x00" +

@@ -4,9 +4,12 @@ import (
 	"os"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // device is a VFIO device whose descriptor is a file: regions are read and written by pread and pwrite.
 func device(t *testing.T, content string) (*Device, string) {

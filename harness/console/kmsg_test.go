@@ -116,3 +116,18 @@ func TestMergeOfNothing(t *testing.T) {
 	assert.Equal(t, r[0].Title, "WARNING in f")
 	assert.Equal(t, r[0].Line, 1)
 }
+
+// A real run on a stock kernel: the serial log and the records that init sent, up to the oops.
+func TestMergeOfARealRun(t *testing.T) {
+	serial, err := os.ReadFile("testdata/run/console.log")
+	assert.NilError(t, err)
+	kmsg, err := os.ReadFile("testdata/run/kmsg.log")
+	assert.NilError(t, err)
+	r := Merge(serial, kmsg)
+	assert.Equal(t, describe(r), describe(Parse(serial)), "the level lets all through, so both say the same")
+	assert.Equal(t, len(r), 1)
+	assert.Equal(t, len(r[0].Followers), 0)
+	assert.Equal(t, r[0].Title, "BUG: unable to handle kernel NULL pointer dereference in __simple_recursive_removal")
+	fromKmsg := Parse(ParseKmsg(kmsg))
+	assert.Equal(t, fromKmsg[0].Signature, r[0].Signature)
+}

@@ -489,16 +489,16 @@ func (b *builder) reclassify() {
 	for _, text := range b.text {
 		switch {
 		case strings.HasPrefix(text, "refcount_t: "):
-			b.title, b.class, b.fn = "WARNING: refcount bug", record.ClassRefcount, ""
+			b.title, b.class = "WARNING: refcount bug", record.ClassRefcount
 		case corruptList([]byte(text)):
-			b.class, b.fn = record.ClassList, ""
+			b.class = record.ClassList
 			if b.title == "kernel BUG" {
 				b.title = "BUG: corrupted list"
 			} else {
 				b.title = "WARNING: corrupted list"
 			}
 		case strings.HasPrefix(text, "ODEBUG: "):
-			b.title, b.fn = "WARNING: ODEBUG bug", ""
+			b.title = "WARNING: ODEBUG bug"
 		default:
 			continue
 		}

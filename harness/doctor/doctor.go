@@ -127,7 +127,7 @@ func (d *Doctor) Examine(ctx context.Context) (Examination, error) {
 	}
 	x := Examination{
 		QEMU:  QEMU{Path: caps.Path, Version: caps.Version, Features: features(caps)},
-		Tools: tools(), Disk: disk(d.Memory),
+		Tools: tools(), Disk: disk(filepath.Dir(d.Memory)),
 	}
 	for _, accel := range []machine.Accel{machine.KVM, machine.TCG} {
 		p, err := d.prove(ctx, accel)

@@ -246,7 +246,7 @@ type byHand struct{}
 const byHandPrefix = "by-hand."
 
 func (byHand) console() []string {
-	return []string{"-chardev", "stdio,id=serial,mux=on,signal=off,logfile=" + ConsoleLog}
+	return []string{"-chardev", "stdio,id=serial,mux=on,signal=off,logfile=" + byHandPrefix + ConsoleLog}
 }
 func (byHand) kmsg() []string {
 	return []string{"-chardev", "file,id=kmsg,path=" + byHandPrefix + KmsgLog}

@@ -9,6 +9,7 @@ import (
 	"github.com/nestbed/nestbed/harness/console"
 	"github.com/nestbed/nestbed/harness/guest"
 	"github.com/nestbed/nestbed/harness/qemu"
+	"github.com/nestbed/nestbed/images/control"
 	"github.com/nestbed/nestbed/results/record"
 )
 
@@ -139,6 +140,12 @@ func (g *Guest) settle() {
 			wait.Reset(left)
 		}
 	}
+}
+
+// Shell gives a person's terminal to a shell, or to command if it is not empty, until that ends. A guest
+// has one connection for it: it can be called once.
+func (g *Guest) Shell(ctx context.Context, tty guest.Terminal, command string) (int, error) {
+	return g.SSH.Shell(ctx, g.QEMU.Conn(control.PortShell), tty, command)
 }
 
 // Close ends the guest and releases everything. What the console said is complete afterwards.

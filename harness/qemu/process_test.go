@@ -116,10 +116,10 @@ func TestGuestEnds(t *testing.T) {
 
 // A panic is reported while the guest goes on printing: its log is complete only later.
 func TestPanicDoesNotStopGuest(t *testing.T) {
-	more := []byte{0xba, 0xf8, 0x03, 0xb0, '!', 0xee} // "!" on the console
-	p, dir := start(t, small(t, "none", tell, tell, more, halt))
+	port, last := []byte{0xba, 0xf8, 0x03}, []byte{0xb0, '!', 0xee} // the console's, and "!" on it
+	p, dir := start(t, small(t, "none", tell, tell, port, flood, last, halt))
 	await(t, "panic", p.Panicked())
-	awaitText(t, filepath.Join(dir, machine.ConsoleLog), line+"!")
+	awaitText(t, filepath.Join(dir, machine.ConsoleLog), "xxx!")
 	select {
 	case <-p.Done():
 		t.Fatalf("QEMU ended: %v", p.ExitState())

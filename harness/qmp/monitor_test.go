@@ -172,8 +172,9 @@ func TestContextEndsWrite(t *testing.T) {
 	defer cancel()
 	assert.ErrorIs(t, m.Do(ctx, "more", strings.Repeat("x", 1<<20), nil), context.DeadlineExceeded)
 	// Half a command was sent: nothing that follows could be understood.
-	assert.ErrorIs(t, m.Do(soon(t), "after", nil, nil), qmp.ErrClosed)
 	<-m.Done()
+	assert.ErrorIs(t, m.Do(soon(t), "after", nil, nil), qmp.ErrClosed)
+	assert.ErrorContains(t, m.Err(), "write: context deadline exceeded")
 }
 
 func TestLongLines(t *testing.T) {

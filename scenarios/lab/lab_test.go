@@ -253,6 +253,30 @@ func TestVendorModule(t *testing.T) {
 	assert.DeepEqual(t, got, []string{"ok idle", "ok held", "ok the CPU's", "ok read off vfio.ko", "ok by its path"})
 }
 
+func TestAllowInterrupts(t *testing.T) {
+	const parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+	for _, c := range []struct{ iommu, chip, want string }{
+		{"0000:00:01.0", "IO-APIC 4-edge", "Y"},
+		{"ivhd0", "IO-APIC 4-edge", "Y"},
+		{"ivhd0", "IR-IO-APIC 4-edge", "N"},
+		{"dmar0", "IR-IO-APIC 4-edge", "N"},
+		{"dmar0", "IO-APIC 4-edge", "N"}, // would be the kernel's mistake
+	} {
+		root := guestRoot(t)
+		fs.Apply(t, root,
+			fs.WithDir("sys", fs.WithDir("module", fs.WithDir("vfio_iommu_type1", fs.WithDir("parameters", fs.WithFile("allow_unsafe_interrupts", "N"))))),
+			fs.WithDir("proc", fs.WithFile("interrupts", "           CPU0\n  4: 17 "+c.chip+" ttyS0\n")))
+		class := root.Join("sys/class/iommu/0000:00:01.0")
+		if c.iommu != "0000:00:01.0" {
+			assert.NilError(t, os.Rename(class, root.Join("sys/class/iommu/"+c.iommu)))
+		}
+		host(t, root.Path(), scenario(func(t *T) { t.allowInterrupts() }), nil)
+		got, err := os.ReadFile(root.Join(parameter))
+		assert.NilError(t, err)
+		assert.Equal(t, string(got), c.want, "%s, %s", c.iommu, c.chip)
+	}
+}
+
 func TestCalls(t *testing.T) {
 	ask := scenario(func(t *T) { t.WantInt(t.Faults(), 3, "faults"); t.plug(EDU) })
 	list := host(t, guestRoot(t).Path(), ask, func(c record.Call) record.Reply {

@@ -49,12 +49,12 @@ var areas = []Area{Attach, Unload, Detach, IOMMU, Nested}
 // Needs is what a scenario asks of kernel and machine. It is data, so that a plan can decide without
 // booting anything.
 type Needs struct {
-	Devices   []Device  // hot-added by the host when BindVFIO asks, at most so many
-	IOMMU     IOMMUNeed //
-	Modules   []string  // loaded before the baseline; "kvm" brings the CPU's vendor module, "vfio_pci" the type1 IOMMU
-	MinKernel string    // "6.6"; empty: any
-	MaxKernel string    // inclusive: "6.1" includes every 6.1.y
-	Options   []string  // "CONFIG_X", each y or m
+	Devices   []Device // hot-added by the host when BindVFIO asks, at most so many
+	IOMMU     IOMMUNeed
+	Modules   []string // loaded before the baseline; "kvm" brings the CPU's vendor module, "vfio_pci" the type1 IOMMU
+	MinKernel string   // "6.6"; empty: any
+	MaxKernel string   // inclusive: "6.1" includes every 6.1.y
+	Options   []string // "CONFIG_X", each y or m
 }
 
 // IOMMUNeed is what a scenario needs of the machine's virtual IOMMU.

@@ -46,7 +46,7 @@ func (t *T) NewVM() *VM {
 }
 
 // AddVFIO tells the VM of the device's group, which is attached to a container first if it is not yet:
-// kernels before 6.0 refuse a group without one.
+// 5.10 refuses a group without one (EINVAL), 6.1 takes it.
 func (v *VM) AddVFIO(dev *VFIODevice) {
 	dev.Attach()
 	if v.vfio == nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/nestbed/nestbed/harness/pool"
 	"github.com/nestbed/nestbed/harness/qemu"
 	"github.com/nestbed/nestbed/harness/runner"
-	"github.com/nestbed/nestbed/images/control"
 	"github.com/nestbed/nestbed/results/render"
 )
 
@@ -114,7 +113,7 @@ func attach(ctx context.Context, g *pool.Guest, command string, stdin io.Reader,
 		case <-ctx.Done():
 		}
 	}()
-	status, err := g.SSH.Shell(ctx, g.QEMU.Conn(control.PortShell), tty, command)
+	status, err := g.Shell(ctx, tty, command)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return -1, cause
 	}
