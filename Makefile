@@ -52,7 +52,7 @@ unit: payload ## unit tests, no QEMU needed
 e2e: payload ## end-to-end tests: real QEMU, real kernels
 	$(GO) test -p 1 -timeout 40m -count=1 ./...
 
-test-all: setup lint unit e2e ## make test, and the whole suite on every stock kernel
+test-all: setup lint unit e2e ## make test, and the suite on every stock kernel
 	NESTBED_ALL=1 $(GO) test -timeout 120m -count=1 -run 'TestSuite' ./harness/cmd/nestbed
 
 bench: setup build ## ratios against bare QEMU, with a spinner beside

@@ -219,6 +219,7 @@ func features(caps qemu.Capabilities) []Feature {
 		device("e1000e", "INTx and MSI-X scenarios", false),
 		device("igb", "SR-IOV on igb", false),
 		f(caps.HasTrace("vtd_dmar_fault"), "trace vtd_dmar_fault", "counting DMA faults on intel", false),
+		f(caps.HasTrace("amdvi_translation_result"), "trace amdvi_translation_result", "counting DMA faults on amd", false),
 		f(caps.HasTrace("virtio_iommu_report_fault"), "trace virtio_iommu_report_fault", "counting DMA faults on virtio", false),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -276,18 +277,30 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	for _, hang := range []bool{false, true} {
 		g, f := connected(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		var out bytes.Buffer // without a lock: nothing may write once Run is back
-		started := &trigger{w: &out, do: func() {
+		var back, late atomic.Bool
+		started := &trigger{w: writer(func(p []byte) (int, error) {
+			late.CompareAndSwap(false, back.Load()) // a caller's buffer has no lock
+			return len(p), nil
+		}), do: func() {
 			if hang {
 				f.frozen.freeze()
 			}
 			cancel()
 		}}
 		_, err := g.Run(ctx, `sh -c 'while :; do echo x; done'`, nil, started, nil)
+		back.Store(true)
 		assert.ErrorIs(t, err, context.Canceled)
-		_ = out.String()
+		if !hang {
+			_, err = g.Output(t.Context(), "echo") // it comes behind what is on its way
+			assert.NilError(t, err)
+		}
+		assert.Check(t, !late.Load(), "a write after Run had returned")
 	}
 }
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // trigger does something at the first write.
 type trigger struct {

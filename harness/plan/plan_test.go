@@ -119,6 +119,10 @@ func TestKernelOptionsAndModulesDecide(t *testing.T) {
 		reason, _ := unfit(c.needs, k, named(t, "intel")[0])
 		assert.Equal(t, reason, c.want)
 	}
+	reason, _ := unfit(lab.Needs{IOMMU: lab.AnyIOMMU}, k, named(t, "virtio")[0])
+	assert.Equal(t, reason, "machine virtio needs CONFIG_VIRTIO_IOMMU, which this kernel was built without")
+	reason, _ = unfit(lab.Needs{}, k, named(t, "virtio")[0])
+	assert.Equal(t, reason, "", "a scenario without a device does not mind")
 }
 
 // kernelFolder makes a folder that imports as Linux 6.12.9-test with KVM and VFIO built in and no IOMMUFD.
@@ -137,7 +141,7 @@ func kernelFolder(t *testing.T, dir string) string {
 		assert.NilError(t, os.WriteFile(name, data, 0o644))
 	}
 	write("vmlinuz", image)
-	write("config", []byte("CONFIG_KVM=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\n# CONFIG_IOMMUFD is not set\n"))
+	write("config", []byte("CONFIG_KVM=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\nCONFIG_INTEL_IOMMU=y\n# CONFIG_IOMMUFD is not set\n"))
 	write("lib/modules/6.12.9-test/modules.builtin", []byte("kernel/arch/x86/kvm/kvm.ko\nkernel/drivers/vfio/vfio.ko\n"))
 	return dir
 }

@@ -15,7 +15,23 @@ func unfit(needs lab.Needs, k kernels.Kernel, m machine.Machine) (reason, remedy
 	if reason, remedy := unfitMachine(needs, m); reason != "" {
 		return reason, remedy
 	}
-	return unfitKernel(needs, k)
+	if reason, remedy := unfitKernel(needs, k); reason != "" {
+		return reason, remedy
+	}
+	return unfitIOMMU(needs, k, m)
+}
+
+// iommuDriver is the option of the driver that a machine's vIOMMU needs.
+var iommuDriver = map[machine.IOMMU]string{
+	machine.IntelIOMMU: "CONFIG_INTEL_IOMMU", machine.AMDIOMMU: "CONFIG_AMD_IOMMU", machine.VirtioIOMMU: "CONFIG_VIRTIO_IOMMU",
+}
+
+func unfitIOMMU(needs lab.Needs, k kernels.Kernel, m machine.Machine) (reason, remedy string) {
+	driver := iommuDriver[m.IOMMU]
+	if needs.IOMMU == lab.AnyIOMMU && k.Option(driver) == "n" {
+		return "machine " + m.Name + " needs " + driver + ", which this kernel was built without", "-m intel, or a kernel with " + driver
+	}
+	return "", ""
 }
 
 func unfitMachine(needs lab.Needs, m machine.Machine) (reason, remedy string) {

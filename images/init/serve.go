@@ -220,6 +220,19 @@ func setClock(nanoseconds int64) error {
 	return nil
 }
 
+// poolInfo is the kernel's struct rand_pool_info.
+type poolInfo struct {
+	bits, size int32
+	data       [64]byte
+}
+
+func newPoolInfo(seed []byte) poolInfo {
+	var p poolInfo
+	n := copy(p.data[:], seed)
+	p.bits, p.size = int32(n*8), int32(n)
+	return p
+}
+
 // seedRandom credits the host's bytes and makes the kernel use them at once. A restored guest would
 // otherwise give the bytes that its twin gives, where the kernel does not know of vmgenid (5.10).
 func seedRandom(seed []byte) error {
@@ -227,12 +240,7 @@ func seedRandom(seed []byte) error {
 		rndAddEntropy = 0x40085203 // RNDADDENTROPY, _IOW('R', 3, int[2])
 		rndReseedCRNG = 0x5207     // RNDRESEEDCRNG, _IO('R', 7)
 	)
-	var pool struct { // struct rand_pool_info
-		bits, size int32
-		data       [64]byte
-	}
-	n := copy(pool.data[:], seed)
-	pool.bits, pool.size = int32(n*8), int32(n)
+	pool := newPoolInfo(seed)
 	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("seed: %w", err)

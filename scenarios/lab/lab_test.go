@@ -171,6 +171,13 @@ func TestEnds(t *testing.T) {
 		{"panic", func(t *T) { count(t); panic("ours") }, "broken the scenario panicked: ours"},
 		{"panic in a cleanup", func(t *T) { t.atEnd("bad", func() error { panic("ours") }); count(t) }, "broken bad panicked: ours"},
 		{"vendor without need", func(t *T) { count(t); t.Module(KVMVendor) }, `broken scenario a-trial asks for the KVM vendor module`},
+		{"no IOMMU", func(t *T) {
+			count(t)
+			if err := os.RemoveAll(t.env.Root + "/sys/class/iommu"); err != nil {
+				t.Broken(err.Error())
+			}
+			t.BindVFIO(EDU)
+		}, "skip this kernel drives no IOMMU of this machine"},
 		{"built-in module", func(t *T) {
 			count(t)
 			if err := os.Remove(t.env.Root + "/sys/module/kvm/refcnt"); err != nil {
