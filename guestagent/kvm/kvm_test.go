@@ -39,7 +39,7 @@ func TestExit(t *testing.T) {
 		{"triple fault", run(uapi.KVMExitShutdown, 0, 0, 0, 0, 0), "shutdown (triple fault)"},
 		{"another", run(42, 0, 0, 0, 0, 0), "exit reason 42"},
 	} {
-		v := &VCPU{closer: closer{-1, "vCPU 0"}, run: c.run}
+		v := &VCPU{Desc: uapi.Own(-1, "vCPU 0"), run: c.run}
 		exit, err := v.exit()
 		assert.NilError(t, err, c.name)
 		assert.Equal(t, exit.String(), c.want, c.name)
@@ -54,7 +54,7 @@ func TestExitDataOutOfBounds(t *testing.T) {
 		run(uapi.KVMExitIO, 1, 255, 0x3f8, 1<<32-1, 4096),
 		run(uapi.KVMExitIO, 1, 2, 0x3f8, 1, 4096)[:40],
 	} {
-		_, err := (&VCPU{closer: closer{-1, "vCPU 0"}, run: page}).exit()
+		_, err := (&VCPU{Desc: uapi.Own(-1, "vCPU 0"), run: page}).exit()
 		assert.ErrorContains(t, err, "kvm_run of vCPU 0")
 	}
 }
@@ -62,7 +62,7 @@ func TestExitDataOutOfBounds(t *testing.T) {
 func TestCloseTwice(t *testing.T) {
 	fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	assert.NilError(t, err)
-	vm := &VM{closer: closer{fd, "VM"}}
+	vm := &VM{Desc: uapi.Own(fd, "VM")}
 	assert.Equal(t, vm.FD(), fd)
 	assert.NilError(t, vm.Close())
 	assert.NilError(t, vm.Close())
@@ -76,7 +76,7 @@ func TestCloseTwice(t *testing.T) {
 }
 
 func TestVFIOErrorsNameTheOperation(t *testing.T) {
-	d := &VFIO{closer{-1, "kvm-vfio device"}}
+	d := &VFIO{uapi.Own(-1, "kvm-vfio device")}
 	assert.Error(t, d.Add(0), "KVM_DEV_VFIO_FILE_ADD kvm-vfio device: bad file descriptor")
 	assert.Error(t, d.Del(0), "KVM_DEV_VFIO_FILE_DEL kvm-vfio device: bad file descriptor")
 }

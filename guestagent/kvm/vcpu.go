@@ -13,7 +13,7 @@ import (
 // VCPU is a vCPU's descriptor and its kvm_run mapping. The mapping keeps the VM alive as the descriptor
 // does, so Close undoes both.
 type VCPU struct {
-	closer
+	uapi.Desc
 	run []byte
 }
 
@@ -22,26 +22,26 @@ func (v *VCPU) Close() error {
 	var err error
 	if v.run != nil {
 		if e := unix.Munmap(v.run); e != nil {
-			err = fmt.Errorf("munmap kvm_run of %s: %w", v.name, e)
+			err = fmt.Errorf("munmap kvm_run of %s: %w", v.Name(), e)
 		}
 		v.run = nil
 	}
-	return errors.Join(err, v.closer.Close())
+	return errors.Join(err, v.Desc.Close())
 }
 
 // StartReal sets the vCPU to real mode, code segment 0, at address ip, with ax and bx set.
 func (v *VCPU) StartReal(ip uint64, ax, bx uint16) error {
 	var sregs uapi.KVMSregs
-	if _, err := uapi.IoctlPtr(v.fd, v.name, uapi.KVMGetSregs, &sregs); err != nil {
+	if _, err := uapi.IoctlPtr(v.FD(), v.Name(), uapi.KVMGetSregs, &sregs); err != nil {
 		return err
 	}
 	// Reset leaves CS at 0xffff0000.
 	sregs.CS.Base, sregs.CS.Selector = 0, 0
-	if _, err := uapi.IoctlPtr(v.fd, v.name, uapi.KVMSetSregs, &sregs); err != nil {
+	if _, err := uapi.IoctlPtr(v.FD(), v.Name(), uapi.KVMSetSregs, &sregs); err != nil {
 		return err
 	}
 	const always1 = 1 << 1 // RFLAGS bit 1 reads as one
-	_, err := uapi.IoctlPtr(v.fd, v.name, uapi.KVMSetRegs, &uapi.KVMRegs{
+	_, err := uapi.IoctlPtr(v.FD(), v.Name(), uapi.KVMSetRegs, &uapi.KVMRegs{
 		RIP: ip, RFLAGS: always1, RAX: uint64(ax), RBX: uint64(bx),
 	})
 	return err
@@ -78,7 +78,7 @@ func (e Exit) String() string {
 // resumes the guest; a guest that never exits keeps the caller, whose deadline it is.
 func (v *VCPU) Run() (Exit, error) {
 	for {
-		_, err := uapi.Ioctl(v.fd, v.name, uapi.KVMRun, 0)
+		_, err := uapi.Ioctl(v.FD(), v.Name(), uapi.KVMRun, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -91,7 +91,7 @@ func (v *VCPU) Run() (Exit, error) {
 
 func (v *VCPU) exit() (Exit, error) {
 	if len(v.run) < int(unsafe.Sizeof(uapi.KVMRunState{})) {
-		return Exit{}, fmt.Errorf("kvm_run of %s: %d bytes", v.name, len(v.run))
+		return Exit{}, fmt.Errorf("kvm_run of %s: %d bytes", v.Name(), len(v.run))
 	}
 	state := (*uapi.KVMRunState)(unsafe.Pointer(unsafe.SliceData(v.run)))
 	ex := Exit{Reason: state.ExitReason}
@@ -103,7 +103,7 @@ func (v *VCPU) exit() (Exit, error) {
 		// The kernel under test says where; believe nothing.
 		n := uint64(state.IOSize) * uint64(state.IOCount)
 		if at := state.IODataOffset; n > uint64(len(v.run)) || at > uint64(len(v.run))-n {
-			return ex, fmt.Errorf("kvm_run of %s: %d bytes of I/O data at %d of %d", v.name, n, at, len(v.run))
+			return ex, fmt.Errorf("kvm_run of %s: %d bytes of I/O data at %d of %d", v.Name(), n, at, len(v.run))
 		} else {
 			ex.Data = append([]byte(nil), v.run[at:at+n]...)
 		}

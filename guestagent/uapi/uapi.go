@@ -1,9 +1,8 @@
 // Package uapi holds the numbers and struct layouts that the kernel's KVM and VFIO character devices
-// speak, and the one way to speak them: Ioctl.
+// speak, and the one way to speak them: Ioctl on a descriptor that a Desc owns.
 //
-// It owns what include/uapi/linux/{kvm,vfio}.h say, for x86-64, as far as the agent uses it. It owns no
-// file descriptor and has no opinion on what an answer should be: kvm and vfio do the former, the
-// scenarios the latter.
+// It owns what include/uapi/linux/{kvm,vfio}.h say, for x86-64, as far as the agent uses it. It has no
+// opinion on what an answer should be: that is the scenarios'.
 package uapi
 
 import (

@@ -20,27 +20,8 @@ import (
 // ContainerPath is the node of a container.
 const ContainerPath = "/dev/vfio/vfio"
 
-// closer owns one descriptor; closing twice is harmless, so that a scenario's own Close and its cleanup
-// need not know of each other.
-type closer struct {
-	fd   int
-	name string
-}
-
-func (c *closer) Close() error {
-	if c.fd < 0 {
-		return nil
-	}
-	fd := c.fd
-	c.fd = -1
-	return uapi.Close(fd, c.name)
-}
-
-// FD is the raw descriptor, -1 once closed.
-func (c *closer) FD() int { return c.fd }
-
 // Container is an open /dev/vfio/vfio.
-type Container struct{ closer }
+type Container struct{ uapi.Desc }
 
 // OpenContainer opens a container and checks its API version.
 func OpenContainer() (*Container, error) {
@@ -48,8 +29,8 @@ func OpenContainer() (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{closer{fd, "container"}}
-	version, err := uapi.Ioctl(fd, c.name, uapi.VFIOGetAPIVersion, 0)
+	c := &Container{uapi.Own(fd, "container")}
+	version, err := uapi.Ioctl(fd, c.Name(), uapi.VFIOGetAPIVersion, 0)
 	if err == nil && version != uapi.VFIOAPIVersion {
 		err = fmt.Errorf("%s: API version %d, want %d", ContainerPath, version, uapi.VFIOAPIVersion)
 	}
@@ -62,7 +43,7 @@ func OpenContainer() (*Container, error) {
 
 // SetIOMMU gives the container its IOMMU type; a group must be attached.
 func (c *Container) SetIOMMU(iommu uintptr) error {
-	_, err := uapi.Ioctl(c.fd, c.name, uapi.VFIOSetIOMMU, iommu)
+	_, err := uapi.Ioctl(c.FD(), c.Name(), uapi.VFIOSetIOMMU, iommu)
 	return err
 }
 
@@ -76,7 +57,7 @@ func (c *Container) Map(mem []byte, iova uint64) error {
 		Size:  uint64(len(mem)),
 	}
 	req.Argsz = uint32(unsafe.Sizeof(req))
-	_, err := uapi.IoctlPtr(c.fd, c.name, uapi.VFIOIOMMUMapDMA, &req)
+	_, err := uapi.IoctlPtr(c.FD(), c.Name(), uapi.VFIOIOMMUMapDMA, &req)
 	return err
 }
 
@@ -84,12 +65,12 @@ func (c *Container) Map(mem []byte, iova uint64) error {
 func (c *Container) Unmap(iova, size uint64) (uint64, error) {
 	req := uapi.VFIODMAUnmap{IOVA: iova, Size: size}
 	req.Argsz = uint32(unsafe.Sizeof(req))
-	_, err := uapi.IoctlPtr(c.fd, c.name, uapi.VFIOIOMMUUnmapDMA, &req)
+	_, err := uapi.IoctlPtr(c.FD(), c.Name(), uapi.VFIOIOMMUUnmapDMA, &req)
 	return req.Size, err
 }
 
 // Group is an open /dev/vfio/N.
-type Group struct{ closer }
+type Group struct{ uapi.Desc }
 
 // OpenGroup opens a group by its number.
 func OpenGroup(number int) (*Group, error) {
@@ -98,21 +79,21 @@ func OpenGroup(number int) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Group{closer{fd, "group " + strconv.Itoa(number)}}, nil
+	return &Group{uapi.Own(fd, "group "+strconv.Itoa(number))}, nil
 }
 
 // Viable reports whether every device of the group is bound to VFIO or to nothing.
 func (g *Group) Viable() (bool, error) {
 	status := uapi.VFIOGroupStatus{}
 	status.Argsz = uint32(unsafe.Sizeof(status))
-	_, err := uapi.IoctlPtr(g.fd, g.name, uapi.VFIOGroupGetStatus, &status)
+	_, err := uapi.IoctlPtr(g.FD(), g.Name(), uapi.VFIOGroupGetStatus, &status)
 	return status.Flags&uapi.VFIOGroupViable != 0, err
 }
 
 // SetContainer attaches the group to a container.
 func (g *Group) SetContainer(c *Container) error {
-	fd := int32(c.fd)
-	_, err := uapi.IoctlPtr(g.fd, g.name, uapi.VFIOGroupSetContainer, &fd)
+	fd := int32(c.FD())
+	_, err := uapi.IoctlPtr(g.FD(), g.Name(), uapi.VFIOGroupSetContainer, &fd)
 	return err
 }
 
@@ -120,18 +101,18 @@ func (g *Group) SetContainer(c *Container) error {
 func (g *Group) Device(name string) (*Device, error) {
 	cname, err := unix.BytePtrFromString(name)
 	if err != nil {
-		return nil, fmt.Errorf("%s of %s: %w", name, g.name, err)
+		return nil, fmt.Errorf("%s of %s: %w", name, g.Name(), err)
 	}
-	fd, err := uapi.IoctlPtr(g.fd, g.name+" "+name, uapi.VFIOGroupGetDeviceFD, cname)
+	fd, err := uapi.IoctlPtr(g.FD(), g.Name()+" "+name, uapi.VFIOGroupGetDeviceFD, cname)
 	if err != nil {
 		return nil, err
 	}
 	unix.CloseOnExec(fd)
-	return &Device{closer{fd, name}}, nil
+	return &Device{uapi.Own(fd, name)}, nil
 }
 
 // Device is a VFIO device's descriptor.
-type Device struct{ closer }
+type Device struct{ uapi.Desc }
 
 // Info is what VFIO_DEVICE_GET_INFO says.
 type Info struct {
@@ -143,7 +124,7 @@ type Info struct {
 func (d *Device) Info() (Info, error) {
 	info := uapi.VFIODeviceInfo{}
 	info.Argsz = uint32(unsafe.Sizeof(info))
-	_, err := uapi.IoctlPtr(d.fd, d.name, uapi.VFIODeviceGetInfo, &info)
+	_, err := uapi.IoctlPtr(d.FD(), d.Name(), uapi.VFIODeviceGetInfo, &info)
 	return Info{
 		PCI:     info.Flags&uapi.VFIODevicePCI != 0,
 		Regions: int(info.NumRegions),
@@ -155,10 +136,10 @@ func (d *Device) Info() (Info, error) {
 func (d *Device) Region(index int) (*Region, error) {
 	info := uapi.VFIORegionInfo{Index: uint32(index)}
 	info.Argsz = uint32(unsafe.Sizeof(info))
-	if _, err := uapi.IoctlPtr(d.fd, d.name, uapi.VFIODeviceGetRegionInfo, &info); err != nil {
+	if _, err := uapi.IoctlPtr(d.FD(), d.Name(), uapi.VFIODeviceGetRegionInfo, &info); err != nil {
 		return nil, err
 	}
-	return &Region{dev: d, name: fmt.Sprintf("%s region %d", d.name, index), size: info.Size, offset: info.Offset}, nil
+	return &Region{dev: d, name: fmt.Sprintf("%s region %d", d.Name(), index), size: info.Size, offset: info.Offset}, nil
 }
 
 // EnableMSI makes the device's first MSI vector signal an eventfd, which stays the caller's.
@@ -170,7 +151,7 @@ func (d *Device) EnableMSI(eventfd int) error {
 		FD:    int32(eventfd),
 	}
 	set.Argsz = uint32(unsafe.Sizeof(set))
-	_, err := uapi.IoctlPtr(d.fd, d.name, uapi.VFIODeviceSetIRQs, &set)
+	_, err := uapi.IoctlPtr(d.FD(), d.Name(), uapi.VFIODeviceSetIRQs, &set)
 	return err
 }
 
@@ -223,7 +204,7 @@ func (r *Region) access(op string, call func(int, []byte, int64) (int, error), b
 	if n := uint64(len(b)); at > r.size || n > r.size-at {
 		return fmt.Errorf("%s %s: %d bytes at %#x of %#x", op, r.name, n, at, r.size)
 	}
-	n, err := call(r.dev.fd, b, int64(r.offset+at))
+	n, err := call(r.dev.FD(), b, int64(r.offset+at))
 	if err != nil {
 		errno, _ := errors.AsType[unix.Errno](err)
 		return &uapi.Error{Op: op, Object: fmt.Sprintf("%s at %#x", r.name, at), Errno: errno}

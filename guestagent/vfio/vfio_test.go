@@ -7,6 +7,8 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+
+	"github.com/nestbed/nestbed/guestagent/uapi"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -18,7 +20,7 @@ func device(t *testing.T, content string) (*Device, string) {
 	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	assert.NilError(t, err)
-	d := &Device{closer{fd, "0000:01:00.0"}}
+	d := &Device{uapi.Own(fd, "0000:01:00.0")}
 	t.Cleanup(func() { assert.NilError(t, d.Close()) })
 	return d, path
 }
@@ -53,9 +55,9 @@ func TestRegionShortAndClosed(t *testing.T) {
 
 // Every call on a closed descriptor is refused by the kernel, by its own name.
 func TestErrorsNameTheOperation(t *testing.T) {
-	c := &Container{closer{-1, "container"}}
-	g := &Group{closer{-1, "group 7"}}
-	d := &Device{closer{-1, "0000:01:00.0"}}
+	c := &Container{uapi.Own(-1, "container")}
+	g := &Group{uapi.Own(-1, "group 7")}
+	d := &Device{uapi.Own(-1, "0000:01:00.0")}
 	_, unmap := c.Unmap(0, 4096)
 	_, viable := g.Viable()
 	_, open := g.Device("0000:01:00.0")

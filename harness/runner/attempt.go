@@ -326,20 +326,29 @@ func (t *talk) ended(x guest.Exit) {
 	}
 }
 
-// hung takes evidence of a guest that makes no progress: an NMI makes the kernel show what every CPU
-// does, and then panic. It returns where the console ended before.
+// hung takes evidence of a guest that makes no progress: by SysRq the kernel names its blocked tasks, if it
+// still takes interrupts, and by NMI it shows what every CPU does, and then panics. It returns where the
+// console ended before.
 func (t *talk) hung(ctx context.Context) (cut int64) {
 	t.in.Exit.TimedOut = true
 	t.atEnd(t.guest) // what follows is provoked
 	// At least 1: 0 means that nothing is cut.
 	cut = max(1, t.guest.Log.State().Bytes)
 	defer t.session.Kill()
-	if reply := t.host.answer(ctx, record.Call{Verb: record.VerbNMI}); reply.Error != "" {
-		return cut
-	}
-	select {
-	case <-t.guest.Drained():
-	case <-ctx.Done():
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for _, ask := range []func() error{
+		func() error { return t.guest.QEMU.SysRq(ctx, "w") },
+		func() error { return t.guest.QEMU.NMI(ctx) },
+	} {
+		if ask() != nil {
+			return cut // QEMU is stuck too
+		}
+		select {
+		case <-t.guest.Drained():
+		case <-ctx.Done():
+			return cut
+		}
 	}
 	return cut
 }

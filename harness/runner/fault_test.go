@@ -127,7 +127,8 @@ func TestFaultsInACell(t *testing.T) {
 			if c.name == "agent stopped" {
 				console, err := os.ReadFile(filepath.Join(cell.Dir, machine.ConsoleLog))
 				assert.NilError(t, err)
-				assert.Check(t, cmp.Contains(string(console), "NMI"), "evidence was taken")
+				assert.Check(t, cmp.Contains(string(console), "sysrq: Show Blocked State"), "evidence was taken")
+				assert.Check(t, cmp.Contains(string(console), "NMI: Not continuing"), "evidence was taken")
 			}
 		})
 	}

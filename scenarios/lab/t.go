@@ -123,7 +123,7 @@ func (t *T) patience(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.ctx, time.Duration(float64(d)*t.env.Scale))
 }
 
-// Faults asks the host how many IOMMU faults QEMU has seen since boot. QEMU 7.2 tells of none on amd-iommu.
+// Faults asks the host how many IOMMU faults QEMU has seen since boot, of whatever IOMMU.
 func (t *T) Faults() int {
 	ctx, cancel := t.patience(10 * time.Second)
 	defer cancel()

@@ -180,19 +180,24 @@ func report(run *results.Run, known results.Known, f runFlags, elapsed time.Dura
 				if err := render.Detail(stdout, run, c); err != nil {
 					return err
 				}
+				fmt.Fprintln(stdout)
 			}
 		}
-		if err := render.Table(stdout, summary(run, cells, unfinished, known, elapsed)); err != nil {
+		if err := render.Table(stdout, summary(run, f.output != "", cells, unfinished, known, elapsed)); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintf(stderr, "nestbed: the run is in %s\n", run.Dir())
 	return status(cells, unfinished)
 }
 
-func summary(run *results.Run, cells []results.Cell, unfinished []results.Planned, known results.Known, elapsed time.Duration) render.Summary {
+// summary names the run by its folder where its id alone would not be found again.
+func summary(run *results.Run, elsewhere bool, cells []results.Cell, unfinished []results.Planned, known results.Known, elapsed time.Duration) render.Summary {
+	ref := run.ID()
+	if elsewhere {
+		ref = run.Dir()
+	}
 	return render.Summary{
-		RunID: run.ID(), Cells: cells, Unfinished: unfinished,
+		RunID: ref, Cells: cells, Unfinished: unfinished,
 		Passes: known.UnexpectedPasses(cells), NotCovered: run.Header().NotCovered, Elapsed: elapsed,
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,10 @@ or as much of its beginning as is unique. The exit status is that of the run.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := findHome(output)
+			if err != nil {
+				return err
+			}
+			usual, err := findHome("")
 			if err != nil {
 				return err
 			}
@@ -54,7 +59,7 @@ or as much of its beginning as is unique. The exit status is that of the run.`,
 				}
 				return status(cells, unfinished)
 			}
-			if err := render.Table(cmd.OutOrStdout(), summary(run, cells, unfinished, results.Known{}, elapsed(run, cells))); err != nil {
+			if err := render.Table(cmd.OutOrStdout(), summary(run, filepath.Dir(run.Dir()) != usual.runs, cells, unfinished, results.Known{}, elapsed(run, cells))); err != nil {
 				return err
 			}
 			return status(cells, unfinished)
