@@ -19,7 +19,7 @@ import (
 const (
 	maxStderr  = 16 << 10        // of an agent: what a Go program says when it dies
 	maxPending = 1000            // inputs that an agent has not read yet
-	killGrace  = 2 * time.Second // for the guest's answer to a kill, before the session counts as lost
+	killGrace  = 5 * time.Second // for the guest's answer to a kill (it drains the output for 2), before the session counts as lost
 )
 
 // Exit is how an agent's session ended.

@@ -86,9 +86,7 @@ func newPort(f *os.File) (*port, error) {
 // await waits until somebody is at the port's other end: before that, reads give end of file.
 func (p *port) await() error {
 	err := p.rc.Write(func(fd uintptr) bool { // of the two directions, this one becomes ready when a client comes
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		_, err := unix.Poll(fds, 0)
-		return err == nil && fds[0].Revents&unix.POLLHUP == 0
+		return !hungUp(fd)
 	})
 	if err != nil {
 		return fmt.Errorf("wait for a client: %w", err)
@@ -96,9 +94,19 @@ func (p *port) await() error {
 	return nil
 }
 
+// hungUp reports whether nobody is at the port's other end.
+func hungUp(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	_, err := unix.Poll(fds, 0)
+	return err != nil || fds[0].Revents&unix.POLLHUP != 0
+}
+
 // next waits for a client and gives its connection. What an earlier one left behind is dropped.
 func (p *port) next() (*portConn, error) {
 	buf := make([]byte, 4<<10)
+	if err := p.refresh(buf); err != nil {
+		return nil, err
+	}
 	for len(p.early) == 0 {
 		if err := p.await(); err != nil {
 			return nil, err
@@ -110,8 +118,41 @@ func (p *port) next() (*portConn, error) {
 		if beginsSSH(buf[:n]) {
 			p.early = append([]byte(nil), buf[:n]...)
 		}
+		if err := p.refresh(buf); err != nil {
+			return nil, err
+		}
 	}
 	return &portConn{port: p}, nil
+}
+
+// refresh brings early up to date: its client may have gone, and another one come. A client says no more
+// than its first line before it is answered.
+func (p *port) refresh(buf []byte) error {
+	for len(p.early) > 0 {
+		var n int
+		var got error
+		if err := p.rc.Read(func(fd uintptr) bool {
+			n, got = unix.Read(int(fd), buf)
+			return true
+		}); err != nil {
+			return err
+		}
+		switch {
+		case got == unix.EAGAIN:
+			return nil
+		case got == unix.EINTR:
+		case got != nil:
+			return got
+		case n == 0:
+			p.early = nil
+		case beginsSSH(buf[:n]):
+			p.early = append([]byte(nil), buf[:n]...)
+		default:
+			p.early = append(p.early, buf[:n]...)
+			return nil
+		}
+	}
+	return nil
 }
 
 // beginsSSH reports whether a read's bytes are the first ones of a client.
@@ -178,16 +219,39 @@ func (c *portConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write fails once the client has gone. A plain write would wait for the next client and hand it what was
+// meant for this one.
 func (c *portConn) Write(p []byte) (int, error) {
 	if err := c.begin(); err != nil {
 		return 0, err
 	}
 	defer c.using.Done()
-	return c.port.f.Write(p)
+	done := 0
+	var failed error
+	err := c.port.rc.Write(func(fd uintptr) bool {
+		for done < len(p) {
+			if hungUp(fd) {
+				failed = io.ErrClosedPipe
+				return true
+			}
+			n, err := unix.Write(int(fd), p[done:])
+			switch {
+			case err == unix.EAGAIN:
+				return false
+			case err == unix.EINTR:
+			case err != nil:
+				failed = err
+				return true
+			default:
+				done += n
+			}
+		}
+		return true
+	})
+	return done, errors.Join(err, failed)
 }
 
-// Close ends the stay: Reads and Writes in progress return. Without that a Write to a client that has
-// gone would wait for the next one, and hand it what was meant for the first.
+// Close ends the stay: Reads and Writes in progress return.
 func (c *portConn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -85,6 +85,28 @@ func TestClientsFollowEachOther(t *testing.T) {
 	assert.Equal(t, err, io.EOF)
 }
 
+// A client that gave up before it was served: only the one that is there now must be answered.
+func TestNextServesTheLatest(t *testing.T) {
+	p, host := portPair(t)
+	p.early = []byte("SSH-2.0-gone\r\n")
+	write(t, host, "SSH-2.0-here\r\n")
+	c, err := p.next()
+	assert.NilError(t, err)
+	assert.Equal(t, read(t, c, 14), "SSH-2.0-here\r\n")
+}
+
+func TestWriteToAClientThatHasGone(t *testing.T) {
+	p, host := portPair(t)
+	write(t, host, "SSH-2.0-x\r\n")
+	c, err := p.next()
+	assert.NilError(t, err)
+	failed := make(chan error, 1)
+	go func() { _, err := c.Write(make([]byte, 64<<20)); failed <- err }()
+	read(t, host, 1) // the Write is under way, and waits
+	assert.NilError(t, host.Close())
+	assert.ErrorIs(t, <-failed, io.ErrClosedPipe)
+}
+
 // What an earlier client left is not the next one's.
 func TestNextDropsLeftovers(t *testing.T) {
 	p, host := portPair(t)

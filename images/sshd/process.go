@@ -42,13 +42,7 @@ func signalName(sig syscall.Signal) string {
 type process struct{ pid int }
 
 // signal goes to the whole process group, as a terminal's ^C does.
-func (p *process) signal(name string) error {
-	sig, ok := signals[name]
-	if !ok {
-		return fmt.Errorf("unknown signal %q", name)
-	}
-	return unix.Kill(-p.pid, sig)
-}
+func (p *process) signal(name string) error { return unix.Kill(-p.pid, signals[name]) }
 
 // kill ends the process, its group, and what left the group but not the session.
 func (p *process) kill() {
@@ -166,6 +160,10 @@ func (se *session) launch(cmd *exec.Cmd) error {
 		return err
 	}
 	se.running = &process{pid: cmd.Process.Pid}
+	for _, name := range se.early {
+		_ = se.running.signal(name) // ESRCH: it has ended
+	}
+	se.launched = true
 	return nil
 }
 

@@ -83,6 +83,9 @@ func (s *Server) Serve(conn net.Conn) error {
 	return nil
 }
 
+// maxEarly bounds the signals that wait for a program.
+const maxEarly = 8
+
 // session is one channel: what the client asked for before it says exec or shell, and then that command.
 type session struct {
 	server *Server
@@ -91,8 +94,10 @@ type session struct {
 	env    []string
 	term   *terminal // nil without pty-req
 
-	mu      sync.Mutex
-	running *process // receives the client's signals
+	mu       sync.Mutex
+	running  *process // receives the client's signals
+	launched bool     // there has been one
+	early    []string // signals that came before
 }
 
 // session answers a channel's requests until the client or the command ends it.
@@ -205,7 +210,14 @@ func (se *session) exec(ctx context.Context, line string) result {
 func (se *session) signal(name string) bool {
 	se.mu.Lock()
 	defer se.mu.Unlock()
-	return se.running != nil && se.running.signal(name) == nil
+	if _, known := signals[name]; !known || se.running == nil && (se.launched || len(se.early) == maxEarly) {
+		return false
+	}
+	if se.running == nil {
+		se.early = append(se.early, name)
+		return true
+	}
+	return se.running.signal(name) == nil
 }
 
 // path makes a name of the client absolute.
