@@ -11,7 +11,8 @@ RUNS    := results/runs
 PAYLOAD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
 SOURCES := $(shell find . \( -name '*.go' -o -name '*.yaml' \) -not -path './results/runs/*') go.mod go.sum
 
-.PHONY: help setup build payload run test test-all unit e2e bench lint try clean fuzz
+.NOTPARALLEL:
+.PHONY: help setup build payload run test test-all unit e2e bench lint try clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +43,7 @@ try: build ## S=NAME: build, run one scenario on the default kernel, print its v
 test: setup lint unit e2e ## lint, unit tests with -race, end-to-end tests with real kernels
 
 lint: ## gofmt, go vet, staticcheck
-	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change: $$out" >&2; exit 1; }
+	@out=$$(gofmt -l $(filter %.go,$(SOURCES))); test -z "$$out" || { echo "gofmt would change: $$out" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 

@@ -105,7 +105,7 @@ func crash(in Input, s said, o Outcome) (Outcome, bool) {
 		o.Signature = first.Signature
 	case in.Exit.Panicked && !s.panicExpected(in.Reports):
 		o = o.end(record.Crash, "kernel panic", "QEMU saw the guest panic; the console holds no report of it")
-	case in.Exit.Reset && s.done == nil:
+	case in.Exit.Reset:
 		o = o.end(record.Crash, "the guest reset itself", lastLine(in.Exit))
 	case in.Faults > 0 && !s.faultExpected:
 		o = o.end(record.Crash, "unexpected IOMMU fault",
@@ -119,8 +119,8 @@ func crash(in Input, s said, o Outcome) (Outcome, bool) {
 func hang(in Input, s said, o Outcome) (Outcome, bool) {
 	x := in.Exit
 	switch {
-	case x.QEMUExited || s.done != nil:
-		return o, false // not a hang: QEMU's end explains it, or the agent had said everything
+	case x.QEMUExited:
+		return o, false // not a hang: QEMU's end explains it
 	case x.TimedOut && x.Booted:
 		return o.end(record.Hang, "no progress"+s.where(), join("nothing was heard until the deadline", lastLine(x))), true
 	case x.HostError != "" || x.Protocol != "" || s.broken != "":
@@ -164,6 +164,8 @@ func broken(in Input, s said, o Outcome) (Outcome, bool) {
 		title = "a record was lost"
 		reason = fmt.Sprintf("the agent counted %d checks, %d of them false; here are %d and %d",
 			s.done.Checks, s.done.Failed, s.checks, s.failed)
+	case s.done != nil && s.skip == nil && s.invariants == 0:
+		title, reason = "the closing invariant is missing", "the agent said done and claimed nothing of it"
 	case x.AgentCode != 0 && s.failed == 0:
 		title, reason = fmt.Sprintf("agent exited with status %d after done", x.AgentCode), x.AgentStderr
 	default:
@@ -206,6 +208,7 @@ func skip(_ Input, s said, o Outcome) (Outcome, bool) {
 type said struct {
 	step          string
 	checks        int
+	invariants    int // of them, those of the closing invariant
 	failed        int
 	firstFalse    *record.Check
 	falseStep     string
@@ -225,6 +228,9 @@ func read(records []record.Record) said {
 			s.step = r.Step.Text
 		case r.Check != nil:
 			s.checks++
+			if r.Check.Invariant {
+				s.invariants++
+			}
 			if !r.Check.OK {
 				s.failed++
 				if s.firstFalse == nil {

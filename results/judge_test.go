@@ -37,6 +37,10 @@ func script(words ...string) []record.Record {
 		case "broken":
 			add(record.Record{Kind: record.KindBroken, Broken: &record.Broken{Reason: arg}})
 		case "done":
+			if arg != "bare" { // the closing invariant holds
+				checks++
+				add(record.Record{Kind: record.KindCheck, Check: &record.Check{OK: true, Claim: "all is back", Invariant: true}})
+			}
 			d := record.Done{Checks: checks, Failed: failed}
 			if arg == "lie" {
 				d.Checks++
@@ -82,17 +86,18 @@ func TestJudge(t *testing.T) {
 	}{
 		"pass":                                 {Input{Records: script("step:a", "ok:x", "done"), Exit: fine}, record.Pass, "", ""},
 		"pass without checks":                  {Input{Records: script("done"), Exit: fine}, record.Pass, "", ""},
+		"no closing invariant":                 {Input{Records: script("ok:x", "done:bare"), Exit: fine}, record.Error, "the closing invariant is missing", ""},
 		"nothing at all":                       {Input{}, record.Error, "does not boot: silent from the start of the boot", "no kernel was seen to boot"},
 		"no done":                              {Input{Records: script("ok:x"), Exit: fine}, record.Error, "agent exited with status 0 without done", ""},
 		"no records":                           {Input{Exit: fine}, record.Error, "agent exited with status 0 without done", ""},
-		"a record was lost":                    {Input{Records: script("ok:x", "done:lie"), Exit: fine}, record.Error, "a record was lost", "counted 2 checks"},
+		"a record was lost":                    {Input{Records: script("ok:x", "done:lie"), Exit: fine}, record.Error, "a record was lost", "counted 3 checks"},
 		"exit after done":                      {Input{Records: script("done"), Exit: exit(func(x *Exit) { x.AgentCode = 3; x.AgentStderr = "boom" })}, record.Error, "agent exited with status 3 after done", "boom"},
-		"lost after done":                      {Input{Records: script("done"), Exit: lost}, record.Pass, "", ""},
-		"killed after done":                    {Input{Records: script("done"), Exit: killed}, record.Pass, "", ""},
+		"lost after done":                      {Input{Records: script("done"), Exit: lost}, record.Hang, "connection to the guest lost", ""},
+		"killed after done":                    {Input{Records: script("done"), Exit: killed}, record.Hang, "agent killed by SIGKILL", ""},
 		"QEMU gone after done":                 {Input{Records: script("done"), Exit: dead}, record.Pass, "", ""},
-		"deadline after done":                  {Input{Records: script("done"), Exit: late}, record.Pass, "", ""},
-		"reset after done":                     {Input{Records: script("done"), Exit: exit(func(x *Exit) { x.Reset = true })}, record.Pass, "", ""},
-		"fail":                                 {Input{Records: script("step:a", "ok:x", "no:refs back", "step:b", "no:y", "done"), Exit: exit(func(x *Exit) { x.AgentCode = 1 })}, record.Fail, "refs back", "close: want 0, got 1 (a.go:7); 2 of 3 claims are false"},
+		"deadline after done":                  {Input{Records: script("done"), Exit: late}, record.Hang, "no progress", ""},
+		"reset after done":                     {Input{Records: script("done"), Exit: exit(func(x *Exit) { x.Reset = true })}, record.Crash, "the guest reset itself", ""},
+		"fail":                                 {Input{Records: script("step:a", "ok:x", "no:refs back", "step:b", "no:y", "done"), Exit: exit(func(x *Exit) { x.AgentCode = 1 })}, record.Fail, "refs back", "close: want 0, got 1 (a.go:7); 2 of 4 claims are false"},
 		"invariant":                            {Input{Records: script("ok:x", "inv:kvm refcount", "done"), Exit: fine}, record.Fail, "closing invariant: kvm refcount", "close"},
 		"crash":                                {Input{Records: script("done"), Reports: []record.Report{warn}, Exit: fine}, record.Crash, warn.Title, ""},
 		"crash over hang":                      {Input{Records: script("step:a"), Reports: []record.Report{oops}, Exit: lost}, record.Crash, oops.Title, ""},
@@ -168,7 +173,7 @@ func TestJudgeKeepsTheStepOfTheFirstFalseClaim(t *testing.T) {
 	o := Judge(Input{Records: script("step:one", "no:x", "step:two", "ok:y", "done"), Exit: fine})
 	assert.Equal(t, o.Step, "one")
 	assert.Equal(t, o.Check.Claim, "x")
-	assert.Equal(t, o.Checks, 2)
+	assert.Equal(t, o.Checks, 3)
 	o = Judge(Input{Records: script("step:one", "no:x", "step:two"), Reports: []record.Report{warn}, Exit: fine})
 	assert.Equal(t, o.Step, "two")
 	assert.Equal(t, o.Signature, warn.Signature)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,17 +38,41 @@ func cellOf(scenario, kernel string) Planned {
 	return Planned{Scenario: scenario, Kernel: kernel, Machine: "intel"}
 }
 
+// withVCPU is the same bug of a VM that has a vCPU and memory: rmmod itself then finds objects in the
+// caches. No scenario has such a VM yet, so the file that ships does not excuse it.
+const withVCPU = `
+  - id: kvm-vendor-unpinned
+    scenario: unload-vendor-while-vfio-holds-kvm
+    kernels: ">=6.7 <7.4"
+    verdict: crash
+    title: "BUG: Objects remaining in kvm_vcpu on __kmem_cache_shutdown()"
+    frames: [kvm_exit, svm_exit]
+    also:
+      - title: '/BUG: Objects remaining in (kvm_mmu_page_header|pte_list_desc|x86_emulator) on __kmem_cache_shutdown\(\)/'
+        frames: [kvm_x86_vendor_exit]
+      - title: WARNING in kvm_exit
+        frames: [kvm_exit, svm_exit]
+      - title: /WARNING in kvm_(mmu|x86)_vendor_(module_)?exit/
+        frames: [kvm_x86_vendor_exit]
+      - title: '/BUG: unable to handle kernel NULL pointer dereference in (__)?simple_recursive_removal/'
+        frames: [kvm_destroy_vm_debugfs, kvm_destroy_vm, vfio_device_put_kvm]
+    why: As above; the caches of the VM's objects went with the module.
+`
+
 func TestShippedKnownExplainsTheUnloadBug(t *testing.T) {
-	known, err := ShippedKnown()
+	ships, err := ShippedKnown()
+	assert.NilError(t, err)
+	assert.Equal(t, ships.Explain(cellOf("unload-vendor-while-vfio-holds-kvm", "6.12.117+deb12-amd64"), l1()).Verdict, record.Crash)
+	known, err := ParseKnown("known.yaml", append(slices.Clone(shipped), withVCPU...))
 	assert.NilError(t, err)
 	assert.Assert(t, known.Len() > 0)
 	const scenario = "unload-vendor-while-vfio-holds-kvm"
 
 	o := known.Explain(cellOf(scenario, "6.12.117+deb12-amd64"), l1())
 	assert.Equal(t, o.Verdict, record.Known, o.Reason)
-	assert.Equal(t, o.Known, "L1")
+	assert.Equal(t, o.Known, "kvm-vendor-unpinned")
 	assert.Equal(t, o.Was, record.Crash)
-	assert.Assert(t, strings.HasPrefix(o.Reason, "crash, known as L1: "))
+	assert.Assert(t, strings.HasPrefix(o.Reason, "crash, known as kvm-vendor-unpinned: "))
 	assert.Equal(t, o.Title, l1().Title)
 
 	// A VM without a vCPU leaves nothing in the caches: only closing the device is seen.
@@ -55,7 +80,7 @@ func TestShippedKnownExplainsTheUnloadBug(t *testing.T) {
 	short = Judge(Input{Records: script("step:close"), Reports: short.Reports[4:], Exit: exit(func(x *Exit) { x.AgentLost = true })})
 	for _, release := range []string{"6.12.117+deb12-amd64", "7.3.4+deb13-amd64"} {
 		got := known.Explain(cellOf(scenario, release), short)
-		assert.Equal(t, got.Known, "L1")
+		assert.Equal(t, got.Known, "kvm-vendor-unpinned")
 	}
 	short.Reports[0].Frames[5] = "kvm_vm_release"
 	assert.Equal(t, known.Explain(cellOf(scenario, "6.12.117"), short).Verdict, record.Crash, "another way to the same title")

@@ -329,7 +329,9 @@ func (r *Run) Close() error {
 func (r *Run) Cells() ([]Cell, error) {
 	var out []Cell
 	for _, s := range r.header.Skips {
-		out = append(out, s.Cell())
+		c := s.Cell()
+		c.Started = r.header.Started
+		out = append(out, c)
 	}
 	f, err := os.Open(filepath.Join(r.dir, CellsFile))
 	if errors.Is(err, fs.ErrNotExist) {

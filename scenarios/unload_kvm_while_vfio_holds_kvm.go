@@ -23,7 +23,7 @@ var _ = lab.Register(lab.Scenario{
 	Needs: lab.Needs{
 		Devices: []lab.Device{lab.EDU},
 		IOMMU:   lab.AnyIOMMU,
-		Modules: []string{"kvm", "vfio_pci"},
+		Modules: []string{"kvm", "vfio_pci", "vfio_iommu_type1"},
 		Options: []string{"CONFIG_KVM", "CONFIG_VFIO_PCI", "CONFIG_MODULE_UNLOAD"},
 	},
 	Timeout: 30 * time.Second,
@@ -41,10 +41,13 @@ var _ = lab.Register(lab.Scenario{
 		refused("under its vendor module")
 		vm := t.NewVM()
 		refused("with a VM open")
+		t.WantInt(kvm.Held(), 0, "an open VM holds nothing of kvm beside the vendor module")
 		vm.AddVFIO(dev)
 		refused("with a VM that knows of a device")
+		t.WantInt(kvm.Held(), 0, "nor does a VM that knows of a device")
 		dev.Open()
 		refused("with the device open")
+		t.WantInt(kvm.Held(), map[lab.Regime]int{lab.RSYM: 1}[t.Regime()], "from 6.2 to 7.3 the open device holds one reference")
 
 		t.Step("close the VM, keep the device")
 		vm.Close()

@@ -23,7 +23,7 @@ var _ = lab.Register(lab.Scenario{
 	Needs: lab.Needs{
 		Devices: []lab.Device{lab.EDU},
 		IOMMU:   lab.AnyIOMMU,
-		Modules: []string{"kvm", "vfio_pci"},
+		Modules: []string{"kvm", "vfio_pci", "vfio_iommu_type1"},
 		Options: []string{"CONFIG_KVM", "CONFIG_VFIO_PCI", "CONFIG_MODULE_UNLOAD"},
 	},
 	Timeout: 30 * time.Second,

@@ -43,6 +43,9 @@ type Proof struct {
 	Tried   time.Time     `json:"tried,omitzero"`
 }
 
+// Machine is the one that proving boots run on.
+const Machine = "intel"
+
 // bootDeadline bounds one proving boot. A stock kernel needs 4 s under TCG; KVM that does not work shows
 // that within a second.
 const bootDeadline = 90 * time.Second
@@ -65,30 +68,35 @@ func (d *Doctor) prove(ctx context.Context, accel machine.Accel) (Proof, error) 
 		return p, nil
 	}
 	d.Say(fmt.Sprintf("does %s work here? booting %s (once per boot of this host)", accel, d.KernelSpec))
-	p, err = d.boot(ctx, accel)
-	if err != nil || p.Works == CannotTell {
+	p, certain, err := d.boot(ctx, accel)
+	// A boot that failed for a reason of the moment (memory, a busy host) must not count for ever.
+	if err != nil || p.Works == CannotTell || p.Works == No && !certain {
 		return p, err
 	}
-	return p, remember(file, p)
+	if err := remember(file, p); err != nil {
+		d.Say("could not remember that: " + err.Error())
+	}
+	return p, nil
 }
 
-// boot tries the default kernel. An error is one of the host; what the guest does is in the proof.
-func (d *Doctor) boot(ctx context.Context, accel machine.Accel) (Proof, error) {
-	p := Proof{Accel: accel, Tried: time.Now().UTC().Truncate(time.Second)}
+// boot tries the default kernel. An error is one of the host; what the guest does is in the proof, and
+// certain says that the host itself named the cause.
+func (d *Doctor) boot(ctx context.Context, accel machine.Accel) (p Proof, certain bool, err error) {
+	p = Proof{Accel: accel, Tried: time.Now().UTC().Truncate(time.Second)}
 	k, err := d.Kernels.Resolve(ctx, d.KernelSpec, d.Say)
 	if err != nil {
 		p.Reason = err.Error()
-		return p, ctx.Err()
+		return p, false, ctx.Err()
 	}
 	p.Kernel = k.Release
-	m, err := machine.Named("intel")
+	m, err := machine.Named(Machine)
 	if err != nil {
-		return p, err
+		return p, false, err
 	}
 	m.Accel = accel
 	dir, err := os.MkdirTemp("", "nestbed-doctor-")
 	if err != nil {
-		return p, err
+		return p, false, err
 	}
 	defer os.RemoveAll(dir)
 	booting, cancel := context.WithTimeout(ctx, bootDeadline)
@@ -97,10 +105,14 @@ func (d *Doctor) boot(ctx context.Context, accel machine.Accel) (Proof, error) {
 	if err == nil {
 		p.Works, p.Seconds, p.Nested = Yes, g.Timing.Ready.Seconds(), nested(accel)
 		p.Reason = fmt.Sprintf("%s reached userspace in %.1f s", k.Release, p.Seconds)
-		return p, g.Close()
+		return p, true, g.Close()
 	}
-	if ctx.Err() != nil {
-		return p, context.Cause(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return p, false, context.Cause(ctx)
+	case booting.Err() != nil:
+		p.Reason = fmt.Sprintf("%s did not reach userspace within %v", k.Release, bootDeadline)
+		return p, false, nil
 	}
 	log, _ := os.ReadFile(filepath.Join(dir, machine.ConsoleLog)) // may be missing
 	var words []byte
@@ -113,12 +125,12 @@ func (d *Doctor) boot(ctx context.Context, accel machine.Accel) (Proof, error) {
 		words = []byte(boot.QEMUStatus + "\n" + boot.Stderr)
 	default:
 		// No word of the guest: a full disk, a cache that cannot be read.
-		return p, err
+		return p, false, err
 	}
 	p.Works, p.Reason = No, err.Error()
 	for _, text := range [][]byte{words, log} {
 		if reason, ok := console.KVMUnusable(text); ok && accel == machine.KVM {
-			p.Reason = reason
+			p.Reason, certain = reason, true
 			break
 		}
 	}
@@ -126,7 +138,7 @@ func (d *Doctor) boot(ctx context.Context, accel machine.Accel) (Proof, error) {
 		p.Reason = "/dev/kvm opens, but no guest boots: " + p.Reason
 		p.Remedy = "a host whose KVM runs guests (bare metal, or nested virtualisation that works)"
 	}
-	return p, nil
+	return p, certain, nil
 }
 
 // openKVM says no when there is no /dev/kvm for us; that it opens proves nothing.

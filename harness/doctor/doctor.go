@@ -118,17 +118,18 @@ type Shortcoming struct {
 // wantedMB is what a first run needs: a kernel package while it is unpacked, the imported kernel, a run.
 const wantedMB = 2048
 
-// Examine looks at everything. What is missing is in the examination; an error is trouble in looking, or
-// that there is no QEMU at all.
+// Examine looks at everything. What is missing is in the examination; an error is trouble in looking.
 func (d *Doctor) Examine(ctx context.Context) (Examination, error) {
+	x := Examination{Tools: tools(), Disk: disk(filepath.Dir(d.Memory))}
 	caps, err := qemu.Ask(ctx, d.Binary)
-	if err != nil {
-		return Examination{}, err
+	if missing, ok := errors.AsType[*qemu.MissingError](err); ok {
+		x.Cannot = append(x.Cannot, Shortcoming{"anything", missing.Error(), "apt-get install qemu-system-x86, or --qemu PATH"})
+		x.sum()
+		return x, nil
+	} else if err != nil {
+		return x, err
 	}
-	x := Examination{
-		QEMU:  QEMU{Path: caps.Path, Version: caps.Version, Features: features(caps)},
-		Tools: tools(), Disk: disk(filepath.Dir(d.Memory)),
-	}
+	x.QEMU = QEMU{Path: caps.Path, Version: caps.Version, Features: features(caps)}
 	for _, accel := range []machine.Accel{machine.KVM, machine.TCG} {
 		p, err := d.prove(ctx, accel)
 		if err != nil {
@@ -144,7 +145,7 @@ func (d *Doctor) Examine(ctx context.Context) (Examination, error) {
 func (x Examination) Usable() bool {
 	proven := slices.ContainsFunc(x.Accelerators, func(p Proof) bool { return p.Works == Yes })
 	lacking := slices.ContainsFunc(x.QEMU.Features, func(f Feature) bool { return f.Must && !f.Have })
-	return proven && !lacking
+	return x.QEMU.Path != "" && proven && !lacking
 }
 
 // sum draws the conclusions.
@@ -156,7 +157,26 @@ func (x *Examination) sum() {
 			x.Cannot = append(x.Cannot, Shortcoming{f.For, x.QEMU.Path + " " + x.QEMU.Version + " has no " + f.Name, "a newer QEMU: apt-get install -t bookworm-backports qemu-system-x86, or --qemu PATH"})
 		}
 	}
-	kvm, tcg := x.Accelerators[0], x.Accelerators[1]
+	if len(x.Accelerators) == 2 {
+		x.sumAccelerators(x.Accelerators[0], x.Accelerators[1])
+	}
+	for _, m := range []struct{ machine, needs string }{{"intel", "intel-iommu"}, {"amd", "amd-iommu"}, {"virtio", "virtio-iommu-pci"}} {
+		if have[m.needs] {
+			x.Can = append(x.Can, "machine "+m.machine+" (-m "+m.machine+")")
+		}
+	}
+	x.Cannot = append(x.Cannot, Shortcoming{"posted interrupts", "no emulated vIOMMU offers them", "real hardware; nestbed does not go there"})
+	for _, t := range x.Tools {
+		if t.Path == "" {
+			x.Cannot = append(x.Cannot, Shortcoming{t.For, "no " + t.Name + " in PATH", "apt-get install " + t.Package})
+		}
+	}
+	if x.Disk.FreeMB < wantedMB {
+		x.Cannot = append(x.Cannot, Shortcoming{"importing another kernel", fmt.Sprintf("%d MB free in %s", x.Disk.FreeMB, x.Disk.Folder), "nestbed cache prune, or set XDG_CACHE_HOME"})
+	}
+}
+
+func (x *Examination) sumAccelerators(kvm, tcg Proof) {
 	switch {
 	case kvm.Works == Yes && kvm.Nested == Yes:
 		x.Can = append(x.Can, "guests on KVM, with KVM in them")
@@ -178,20 +198,6 @@ func (x *Examination) sum() {
 	default:
 		x.Cannot = append(x.Cannot, Shortcoming{"guests under TCG", tcg.Reason, "look at it: nestbed shell"})
 	}
-	for _, m := range []struct{ machine, needs string }{{"intel", "intel-iommu"}, {"amd", "amd-iommu"}, {"virtio", "virtio-iommu-pci"}} {
-		if have[m.needs] {
-			x.Can = append(x.Can, "machine "+m.machine+" (-m "+m.machine+")")
-		}
-	}
-	x.Cannot = append(x.Cannot, Shortcoming{"posted interrupts", "no emulated vIOMMU offers them", "real hardware; nestbed does not go there"})
-	for _, t := range x.Tools {
-		if t.Path == "" {
-			x.Cannot = append(x.Cannot, Shortcoming{t.For, "no " + t.Name + " in PATH", "apt-get install " + t.Package})
-		}
-	}
-	if x.Disk.FreeMB < wantedMB {
-		x.Cannot = append(x.Cannot, Shortcoming{"importing another kernel", fmt.Sprintf("%d MB free in %s", x.Disk.FreeMB, x.Disk.Folder), "nestbed cache prune, or set XDG_CACHE_HOME"})
-	}
 }
 
 // features asks for what package machine and the scenarios use.
@@ -208,16 +214,12 @@ func features(caps qemu.Capabilities) []Feature {
 		device("pcie-root-port", "hot-adding devices under test", true),
 		device("virtio-serial-pci", "talking to the guest", true),
 		device("pvpanic", "noticing a panic", true),
-		device("vmgenid", "random numbers after a restore", true),
+		device("vmgenid", "fresh random numbers in every guest", true),
 		device("intel-iommu", "machine intel", false),
 		property("intel-iommu", "intremap", "VFIO without unsafe interrupts on intel"),
 		device("amd-iommu", "machine amd", false),
 		device("virtio-iommu-pci", "machine virtio", false),
-		device("edu", "DMA and interrupt scenarios", false),
-		device("nvme", "SR-IOV and reset scenarios", false),
-		property("nvme", "sriov_max_vfs", "SR-IOV on nvme"),
-		device("e1000e", "INTx and MSI-X scenarios", false),
-		device("igb", "SR-IOV on igb", false),
+		device("edu", "the device under test", false),
 		f(caps.HasTrace("vtd_dmar_fault"), "trace vtd_dmar_fault", "counting DMA faults on intel", false),
 		f(caps.HasTrace("amdvi_translation_result"), "trace amdvi_translation_result", "counting DMA faults on amd", false),
 		f(caps.HasTrace("virtio_iommu_report_fault"), "trace virtio_iommu_report_fault", "counting DMA faults on virtio", false),
@@ -228,9 +230,7 @@ func tools() []Tool {
 	list := []Tool{
 		{Name: "apt-get", For: "kernels of a distribution (debian:...)", Package: "apt"},
 		{Name: "xz", For: "unpacking kernels faster", Package: "xz-utils"},
-		{Name: "git", For: "kernel trees", Package: "git"},
-		{Name: "gcc", For: "building kernels", Package: "build-essential"},
-		{Name: "ssh", For: "OpenSSH into a guest", Package: "openssh-client"},
+		{Name: "strip", For: "smaller modules of kernels that were built by hand", Package: "binutils"},
 	}
 	for i := range list {
 		list[i].Path, _ = exec.LookPath(list[i].Name) // an error is: not here
@@ -253,7 +253,11 @@ func disk(name string) Disk {
 // Text is the examination for a person.
 func (x Examination) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "QEMU %s (%s)\n", x.QEMU.Version, x.QEMU.Path)
+	if x.QEMU.Path == "" {
+		fmt.Fprintf(&b, "QEMU: none\n")
+	} else {
+		fmt.Fprintf(&b, "QEMU %s (%s)\n", x.QEMU.Version, x.QEMU.Path)
+	}
 	for _, f := range x.QEMU.Features {
 		fmt.Fprintf(&b, "  %-3s  %-32s %s\n", yes(f.Have), f.Name, f.For)
 	}

@@ -117,7 +117,7 @@ func (diagnosis) words() []string {
 		"sysctl.kernel.panic_on_oops=0",
 		"sysctl.kernel.panic_on_warn=0",
 		"sysctl.kernel.hung_task_panic=0",
-		"sysctl.kernel.hung_task_timeout_secs=30",
+		"sysctl.kernel.hung_task_timeout_secs=10",
 		// The host asks a silent guest by NMI: the kernel dumps all CPUs and panics.
 		"unknown_nmi_panic", "panic_print=0x40", "sysrq_always_enabled",
 	}

@@ -152,12 +152,13 @@ func (g *Guest) Shell(ctx context.Context, tty guest.Terminal, command string) (
 func (g *Guest) Close() error {
 	g.stop()
 	<-g.pumped
-	var errs *multierror.Error
 	if g.SSH != nil {
 		// Fails when the guest is gone already, which is no news.
 		_ = g.SSH.Close()
 	}
-	errs = multierror.Append(errs, g.QEMU.Close())
-	errs = multierror.Append(errs, g.Log.Close())
-	return errs.ErrorOrNil()
+	err := g.QEMU.Close()
+	if logErr := g.Log.Close(); logErr != nil {
+		return multierror.Append(err, logErr)
+	}
+	return err
 }

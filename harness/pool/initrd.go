@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/nestbed/nestbed/images"
 	"github.com/nestbed/nestbed/kernels"
@@ -18,10 +19,13 @@ import (
 // vIOMMU need. A kernel has each as a module, built in, or not at all.
 var bootModules = []string{"virtio_pci", "virtio_console", "virtio_iommu", "vmgenid", "pvpanic", "pvpanic_mmio", "pvpanic_pci"}
 
+// initrdFormat changes when images.Build writes something else for the same spec.
+const initrdFormat = "1"
+
 // initrd returns the file of the kernel's initramfs, which is built when it is not there yet. Its name is
 // the hash of what went in, so a file that is there is the right one.
 func (p *Pool) initrd(k kernels.Kernel) (string, error) {
-	name := filepath.Join(p.Initrds, hash(k.Hash, images.Hash(p.Init))+".cpio")
+	name := filepath.Join(p.Initrds, hash(initrdFormat, k.Hash, images.Hash(p.Init), strings.Join(bootModules, " "))+".cpio")
 	if _, err := os.Stat(name); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return name, err
 	}
@@ -38,7 +42,7 @@ func (p *Pool) initrd(k kernels.Kernel) (string, error) {
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
 	w := bufio.NewWriterSize(f, 1<<20)
-	err = errors.Join(images.Build(w, spec), w.Flush(), f.Chmod(0o644), f.Close())
+	err = errors.Join(images.Build(w, spec), w.Flush(), f.Chmod(0o644), f.Sync(), f.Close())
 	if err != nil {
 		return "", fmt.Errorf("initramfs of %s: %w", k.Release, err)
 	}

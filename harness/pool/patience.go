@@ -32,12 +32,18 @@ func (p *Patience) Renew() {
 
 // Over says whether the limit has passed. If it has not, C fires again when it may have.
 func (p *Patience) Over() bool {
-	left := p.limit - time.Since(p.since) + (p.host() - p.starved)
+	left := p.limit - time.Since(p.since) + max(0, p.host()-p.starved)
 	if left <= 0 {
 		return true
 	}
 	p.timer.Reset(left)
 	return false
+}
+
+// Forgive takes time out of the count in which nobody looked.
+func (p *Patience) Forgive(d time.Duration) {
+	p.since = p.since.Add(d)
+	p.timer.Reset(max(0, p.limit-time.Since(p.since)))
 }
 
 // Stop releases the timer.

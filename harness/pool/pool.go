@@ -87,6 +87,16 @@ func (e *BootError) Error() string {
 
 func (e *BootError) Unwrap() error { return e.Err }
 
+// Ours says that the boot failed for a reason that says nothing about the kernel.
+func (e *BootError) Ours() bool {
+	return errors.Is(e.Err, errStopped) || errors.Is(e.Err, errFlood) || errors.As(e.Err, new(*guest.ProtocolError))
+}
+
+var (
+	errStopped = errors.New("boot: QEMU stopped the guest: it cannot go on")
+	errFlood   = errors.New("boot: the guest flooded its console: the log is at its limit")
+)
+
 // Get boots a guest. The caller closes it; when ctx is done the guest ends in any case. The error is a
 // *BootError when the kernel did not come up, and a *qemu.StartError or *qemu.MissingError when QEMU did not.
 func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
@@ -105,7 +115,10 @@ func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 	start := time.Now()
 	process, err := qemu.Start(ctx, qemu.Config{Binary: p.Binary, Machine: m, Dir: spec.Dir})
 	if err != nil {
-		return nil, multierror.Append(err, follower.Close()).ErrorOrNil()
+		if closeErr := follower.Close(); closeErr != nil {
+			err = multierror.Append(err, closeErr)
+		}
+		return nil, err
 	}
 	g := newGuest(ctx, process, follower)
 	g.Timing.QEMU = time.Since(start)
@@ -160,11 +173,11 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 			g.settle()
 			return fail(false, errors.New("the kernel died"))
 		case <-g.Log.Full():
-			return fail(false, errors.New("the console flooded its log"))
+			return fail(false, errFlood)
 		case <-g.Gone():
 			return fail(false, errors.New("QEMU ended"))
 		case <-g.Stopped():
-			return fail(false, errors.New("QEMU stopped the guest: it cannot go on"))
+			return fail(false, errStopped)
 		case <-whole.C:
 			if whole.Over() {
 				return fail(false, errors.New("the boot took too long"))

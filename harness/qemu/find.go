@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"time"
 )
@@ -64,5 +65,6 @@ func lookup(binary string) (string, error) {
 		}
 		return "", &MissingError{Binary: binary, Err: err}
 	}
-	return path, nil
+	// QEMU runs in the cell's folder, where a relative path leads elsewhere.
+	return filepath.Abs(path)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
 	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/harness/qmp"
 	"github.com/nestbed/nestbed/images/layout"
 	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
@@ -25,8 +26,15 @@ const (
 	// proportionally more time for everything.
 	referenceBoot = 3 * time.Second
 
-	// beatAllowance is how long the agent may be silent: it says something every second.
-	beatAllowance = 15 * time.Second
+	// beatAllowance is how long the agent may be silent: it says something every second. It is longer than
+	// the kernel's own watchdogs take to report a lockup or an RCU stall, which say more than silence.
+	beatAllowance = 30 * time.Second
+
+	// drainMore is for a QEMU that is on its way out.
+	drainMore = 3 * time.Second
+
+	// maxRecordBytes bounds what one agent may write to the host's disk.
+	maxRecordBytes = 64 << 20
 
 	// settling is what a scenario's agent needs besides the scenario: loading modules, plugging devices,
 	// the closing invariant.
@@ -42,8 +50,6 @@ type attempt struct {
 	in     results.Input
 }
 
-var errFlood = errors.New("the guest flooded its console: the log is at its limit")
-
 // AgentPath is where the agent lies in a guest.
 const AgentPath = layout.Path + "/agent"
 
@@ -57,7 +63,11 @@ func (a *attempt) run(ctx context.Context) {
 		return
 	}
 	a.in.Exit.Booted = true
+	a.runner.booted(a.cell.Machine.Name)
 	cut := a.converse(ctx, g)
+	if ctx.Err() != nil {
+		a.in.Exit.Cancelled = true
+	}
 	if cut == 0 {
 		a.atEnd(g)
 	}
@@ -70,13 +80,14 @@ func (a *attempt) run(ctx context.Context) {
 
 // keep shows the guest to whoever wants to see one that ends badly.
 func (a *attempt) keep(ctx context.Context, g *pool.Guest, cut int64) {
-	if a.runner.Keep == nil || ctx.Err() != nil {
+	if a.runner.Keep == nil || ctx.Err() != nil || closed(g.Gone()) {
 		return
 	}
 	so := *a // facts that are final only when the guest has ended
 	so.collect(cut)
-	if results.Judge(so.in).Verdict.Bad() {
-		a.runner.Keep(ctx, Kept{Cell: Planned(a.cell), Guest: g})
+	planned := Planned(a.cell)
+	if a.runner.Known.Explain(planned, results.Judge(so.in)).Verdict.Bad() {
+		a.runner.Keep(ctx, Kept{Cell: planned, Guest: g})
 	}
 }
 
@@ -90,6 +101,9 @@ func (a *attempt) bootFailed(ctx context.Context, err error) {
 		a.in.Exit.SilentAfter = boot.LastLine
 		a.in.Exit.Panicked, a.in.Exit.Reset = boot.Panicked, boot.Reset
 		a.in.Exit.QEMUExited, a.in.Exit.QEMUStatus = boot.QEMUExited, boot.QEMUStatus
+		if boot.Ours() {
+			a.in.Exit.HostError = boot.Err.Error()
+		}
 	} else {
 		a.in.Exit.HostError = err.Error()
 	}
@@ -101,19 +115,20 @@ func (a *attempt) bootFailed(ctx context.Context, err error) {
 // kernel's fault. 0 is all of it.
 func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 	slow := slowness(g.Timing.Ready)
-	if err := g.SSH.Push(ctx, AgentPath, 0o755, a.runner.Agent); err != nil {
-		a.lost(ctx, g, fmt.Errorf("push the agent: %w", err))
-		return 0
+	starting, stop := watched(ctx, g, scaled(settling, slow))
+	defer stop()
+	if err := g.SSH.Push(starting, AgentPath, 0o755, a.runner.Agent); err != nil {
+		return a.lost(ctx, starting, g, fmt.Errorf("push the agent: %w", err))
 	}
 	command := fmt.Sprintf("%s run --scale %.2f", AgentPath, slow)
 	if a.cell.Variant != "" {
 		command += " --variant " + a.cell.Variant
 	}
-	sess, err := g.SSH.StartAgent(ctx, command+" "+a.cell.Scenario.Name)
+	sess, err := g.SSH.StartAgent(starting, command+" "+a.cell.Scenario.Name)
 	if err != nil {
-		a.lost(ctx, g, fmt.Errorf("start the agent: %w", err))
-		return 0
+		return a.lost(ctx, starting, g, fmt.Errorf("start the agent: %w", err))
 	}
+	stop()
 	t := &talk{attempt: a, guest: g, session: sess, slow: slow, host: &host{
 		process: g.QEMU, dir: a.dir, needs: a.cell.Scenario.Needs,
 		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
@@ -121,15 +136,82 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 	return t.run(ctx)
 }
 
-// lost notes that something needed for the conversation failed: the guest's death explains it, if it is dead.
-func (a *attempt) lost(ctx context.Context, g *pool.Guest, err error) {
-	switch {
-	case ctx.Err() != nil:
-		a.in.Exit.Cancelled = true
-	case closed(g.Gone()), closed(g.Log.Fatal()):
-		// The end of the guest says why.
-	default:
-		a.in.Exit.HostError = err.Error()
+// Why a guest can no longer be expected to answer.
+var (
+	errGone   = errors.New("QEMU has ended")
+	errDied   = errors.New("the kernel has died")
+	errStuck  = errors.New("QEMU stopped the guest: it cannot go on")
+	errSilent = errors.New("no answer from the guest")
+	errFlood  = errors.New("the guest flooded its console: the log is at its limit")
+)
+
+// watched is ctx until the guest cannot be expected to answer any more; its cause says why.
+func watched(ctx context.Context, g *pool.Guest, limit time.Duration) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		patience := g.Patience(limit)
+		defer patience.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+			case <-g.Gone():
+				cancel(errGone)
+			case <-g.Log.Fatal():
+				<-g.Drained()
+				cancel(errDied)
+			case <-g.QEMU.Panicked():
+				<-g.Drained()
+				cancel(errDied)
+			case <-g.Stopped():
+				cancel(errStuck)
+			case <-g.Log.Full():
+				cancel(errFlood)
+			case <-patience.C:
+				if !patience.Over() {
+					continue
+				}
+				cancel(errSilent)
+			}
+			return
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// lost notes that something needed for the conversation failed: the end of the guest explains it, if it has
+// ended, and a guest that lives and does not answer is lost. It returns where the console ends that counts.
+func (a *attempt) lost(ctx, starting context.Context, g *pool.Guest, err error) (cut int64) {
+	if ctx.Err() != nil {
+		return 0
+	}
+	switch cause := context.Cause(starting); {
+	case errors.Is(cause, errSilent):
+		return a.hung(ctx, g)
+	case errors.Is(cause, errStuck), errors.Is(cause, errFlood):
+		a.note(cause)
+		return 0
+	}
+	parted(g)
+	if closed(g.Gone()) || closed(g.Log.Fatal()) || closed(g.QEMU.Panicked()) {
+		return 0
+	}
+	probe, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, gone := g.SSH.Output(probe, "uname"); gone != nil {
+		a.in.Exit.AgentLost = true
+		return 0
+	}
+	a.note(err)
+	return 0
+}
+
+// parted waits for the word of QEMU and of the kernel after a connection was lost: either may have taken it
+// along, and both say so within moments.
+func parted(g *pool.Guest) {
+	<-g.Drained()
+	select {
+	case <-g.Gone():
+	case <-time.After(drainMore): // only a QEMU that lives is waited for so long
 	}
 }
 
@@ -203,6 +285,7 @@ type talk struct {
 	session *guest.Session
 	host    *host
 	slow    float64
+	bytes   int // of records so far
 }
 
 // run notes records, answers calls and watches the guest until the conversation is over.
@@ -223,6 +306,21 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 	defer deadline.Stop()
 	beat := t.guest.Patience(scaled(beatAllowance, t.slow))
 	defer beat.Stop()
+	// While nobody looks (this process was stopped, its terminal or its disk is stuck) no time passes for the
+	// guest: the agent's words wait to be read.
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	looked := time.Now()
+	stalled := func() bool {
+		gap := time.Since(looked)
+		looked = time.Now()
+		if gap < 3*time.Second {
+			return false
+		}
+		beat.Forgive(gap)
+		deadline.Forgive(gap)
+		return true
+	}
 	fatal, panicked := t.guest.Log.Fatal(), t.guest.QEMU.Panicked()
 	var drained <-chan struct{}
 
@@ -230,7 +328,10 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 		select {
 		case rec, open := <-t.session.Records():
 			if !open {
+				// A guest that ends the agent's output and never says how it ended is given up.
+				late := time.AfterFunc(scaled(beatAllowance, t.slow), t.session.Kill)
 				t.ended(t.session.Wait())
+				late.Stop()
 				return 0
 			}
 			beat.Renew()
@@ -239,7 +340,12 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 				t.session.Kill()
 				return 0
 			}
+		case <-tick.C:
+			stalled()
 		case ev := <-t.guest.Events():
+			if ev.Name == "DEVICE_DELETED" {
+				delete(t.host.plugged, ev.Device)
+			}
 			// A guest that is gone does not read it; its end is seen elsewhere.
 			_ = t.session.Send(record.Input{Event: &ev})
 		case <-fatal:
@@ -249,7 +355,7 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 			panicked = nil
 			drained = t.guest.Drained()
 		case <-t.guest.Stopped():
-			t.note(errors.New("QEMU stopped the guest: it cannot go on"))
+			t.note(errStuck)
 			t.session.Kill()
 			return 0
 		case <-t.guest.Log.Full():
@@ -264,12 +370,14 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 			t.session.Kill()
 			return 0
 		case <-beat.C:
-			if beat.Over() {
-				return t.hung(ctx)
+			if !stalled() && beat.Over() {
+				defer t.session.Kill()
+				return t.hung(ctx, t.guest)
 			}
 		case <-deadline.C:
-			if deadline.Over() {
-				return t.hung(ctx)
+			if !stalled() && deadline.Over() {
+				defer t.session.Kill()
+				return t.hung(ctx, t.guest)
 			}
 		case <-ctx.Done():
 			t.in.Exit.Cancelled = true
@@ -281,9 +389,14 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 
 // heard keeps a record and answers it if it is a call.
 func (t *talk) heard(ctx context.Context, rec record.Record, log *results.RecordLog) error {
-	t.in.Records = append(t.in.Records, rec)
+	if rec.Kind != record.KindLog && rec.Kind != record.KindBeat { // evidence, no facts
+		t.in.Records = append(t.in.Records, rec)
+	}
 	if err := log.Append(rec); err != nil {
 		return err
+	}
+	if t.bytes += recordSize(rec); t.bytes > maxRecordBytes {
+		return fmt.Errorf("the agent sent more than %d MB of records", maxRecordBytes>>20)
 	}
 	if rec.Hello != nil {
 		return checkHello(*rec.Hello, t.cell)
@@ -297,6 +410,20 @@ func (t *talk) heard(ctx context.Context, rec record.Record, log *results.Record
 	reply := t.host.answer(ctx, *rec.Call)
 	_ = t.session.Send(record.Input{Reply: &reply}) // as above
 	return nil
+}
+
+// recordSize is about what a record takes on disk.
+func recordSize(rec record.Record) int {
+	const rest = 64
+	switch {
+	case rec.Log != nil:
+		return rest + len(rec.Log.Text)
+	case rec.Check != nil:
+		return rest + len(rec.Check.Claim) + len(rec.Check.Op) + len(rec.Check.Want) + len(rec.Check.Got)
+	case rec.Step != nil:
+		return rest + len(rec.Step.Text)
+	}
+	return rest
 }
 
 // rest keeps what the agent had said before the guest went. With QEMU the connection ends, and so do the
@@ -320,33 +447,40 @@ func (t *talk) ended(x guest.Exit) {
 	if x.Err != nil {
 		t.in.Exit.Protocol = x.Err.Error()
 	}
-	if x.Lost || x.Signal != "" {
-		// Did the kernel or QEMU take it along? Both say so within moments.
-		<-t.guest.Drained()
+	if x.Lost {
+		parted(t.guest)
+		return
 	}
+	// What the kernel still has to say about an exit comes right after it.
+	<-t.guest.Drained()
 }
 
 // hung takes evidence of a guest that makes no progress: by SysRq the kernel names its blocked tasks, if it
 // still takes interrupts, and by NMI it shows what every CPU does, and then panics. It returns where the
 // console ended before.
-func (t *talk) hung(ctx context.Context) (cut int64) {
-	t.in.Exit.TimedOut = true
-	t.atEnd(t.guest) // what follows is provoked
+func (a *attempt) hung(ctx context.Context, g *pool.Guest) (cut int64) {
+	a.in.Exit.TimedOut = true
+	a.atEnd(g) // what follows is provoked
 	// At least 1: 0 means that nothing is cut.
-	cut = max(1, t.guest.Log.State().Bytes)
-	defer t.session.Kill()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	cut = max(1, g.Log.State().Bytes)
+	asking, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	for _, ask := range []func() error{
-		func() error { return t.guest.QEMU.SysRq(ctx, "w") },
-		func() error { return t.guest.QEMU.NMI(ctx) },
-	} {
-		if ask() != nil {
-			return cut // QEMU is stuck too
+	asks := []func(context.Context) error{func(ctx context.Context) error { return g.QEMU.SysRq(ctx, "w") }, g.QEMU.NMI}
+	if a.runner.Keep != nil {
+		asks = asks[:1] // the NMI ends the guest, which somebody wants to see
+	}
+	for _, ask := range asks {
+		if err := ask(asking); err != nil {
+			if ctx.Err() == nil && !errors.As(err, new(*qmp.CommandError)) {
+				// Not even QEMU answers: nothing is known of the kernel.
+				a.in.Exit.TimedOut = false
+				a.note(fmt.Errorf("QEMU does not answer its monitor: %w", err))
+			}
+			return cut
 		}
 		select {
-		case <-t.guest.Drained():
-		case <-ctx.Done():
+		case <-g.Drained():
+		case <-asking.Done():
 			return cut
 		}
 	}

@@ -161,7 +161,7 @@ func runOne(t *testing.T, f *fault) results.Cell {
 	defer run.Close()
 	f.Pool = &pool.Pool{Initrds: t.TempDir(), Init: p.init}
 	var cells []results.Cell
-	r := &Runner{Guests: f, Agent: p.agent, Run: run, Progress: f, Workers: 1, BootProven: true}
+	r := &Runner{Guests: f, Agent: p.agent, Run: run, Progress: f, Workers: 1}
 	q := NewLocal(pl.Cells, func(c results.Cell) error { cells = append(cells, c); return run.Append(c) })
 	assert.NilError(t, r.Go(t.Context(), q))
 	assert.Equal(t, len(cells), 1, fmt.Sprint(q.Unfinished()))

@@ -46,9 +46,12 @@ type Runner struct {
 	Progress Progress
 	Workers  int
 
-	// BootProven says that some kernel is known to reach userspace on this host with this accelerator: then
-	// a kernel that does not is at fault itself.
-	BootProven bool
+	// BootProven names the machines on which some kernel is known to reach userspace on this host with this
+	// accelerator: there, a kernel that does not is at fault itself. A boot in this run proves a machine too.
+	BootProven map[string]bool
+
+	mu     sync.Mutex
+	proven map[string]bool // by boots of this run
 
 	// Keep, if not nil, is given the guest of a cell that ended badly, while it still runs; the guest ends
 	// when it returns.
@@ -146,11 +149,27 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 
 func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, dir string) results.Outcome {
 	a := &attempt{runner: r, worker: worker, cell: c, dir: dir}
-	a.in.Exit.BootProven = r.BootProven
+	a.in.Exit.BootProven = r.bootProven(c.Machine.Name)
 	// A version among the needs is a promise: from there on the scenario runs.
 	a.in.SkipRuledOut = c.Scenario.Needs.MinKernel != ""
 	a.run(ctx)
 	return results.Judge(a.in)
+}
+
+// booted notes that a kernel came up on a machine.
+func (r *Runner) booted(machine string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.proven == nil {
+		r.proven = map[string]bool{}
+	}
+	r.proven[machine] = true
+}
+
+func (r *Runner) bootProven(machine string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.BootProven[machine] || r.proven[machine]
 }
 
 // Planned is the cell as a run's files know it.

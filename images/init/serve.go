@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -53,7 +54,11 @@ func serve() error {
 	if err := loadBootModules(); err != nil {
 		return err // no modules, no ports
 	}
-	go func() { trouble.add(streamKmsg()) }()
+	go func() {
+		if err := streamKmsg(); !ending.Load() {
+			trouble.add(err)
+		}
+	}()
 
 	port, err := openPort(control.PortControl)
 	if err != nil {
@@ -262,11 +267,15 @@ func power(reboot bool) error {
 		cmd = unix.LINUX_REBOOT_CMD_RESTART
 	}
 	unix.Sync()
+	ending.Store(true)
 	if err := unix.Reboot(cmd); err != nil {
 		return fmt.Errorf("reboot: %w", err)
 	}
 	return nil
 }
+
+// ending says that the power goes: a port that fails then is no trouble.
+var ending atomic.Bool
 
 // streamKmsg copies the kernel's records to the host, from the first one on, until one of the two fails.
 func streamKmsg() error {

@@ -16,11 +16,11 @@ import (
 // that makes or ends the VM; the directory in debugfs does not always exist (a second VM with the same pid
 // and descriptor number has none).
 type watcher struct {
-	socket    *uevent.Socket
-	live      []vmKey // oldest first
-	destroyed int
-	created   int
-	added     []string // addresses of PCI devices, with their ids
+	socket  *uevent.Socket
+	live    []vmKey // oldest first
+	created int
+	strays  int      // destroy events of no VM that lives: one was destroyed twice
+	added   []string // addresses of PCI devices, with their ids
 }
 
 // vmKey is what KVM says of a VM when it is created and again when it is destroyed.
@@ -53,9 +53,10 @@ func (w *watcher) take(ev uevent.Event) {
 			key.nth = w.created
 			w.live = append(w.live, key)
 		case "destroy":
-			w.destroyed++
 			if i := w.match(key); i >= 0 {
 				w.live = slices.Delete(w.live, i, i+1)
+			} else if w.created > 0 {
+				w.strays++
 			}
 		}
 	}

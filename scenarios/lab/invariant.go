@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -27,6 +29,7 @@ type state struct {
 	memory     map[string]string // VmLck and VmPin of this process
 	interrupts []string          // lines of /proc/interrupts that VFIO owns
 	vms        int               // that live, by KVM's events
+	strays     int               // VMs that were destroyed and did not live
 	vmDirs     int               // that live, by debugfs
 }
 
@@ -36,7 +39,7 @@ func (t *T) observe() (state, error) {
 	if err := t.events.pump(); err != nil {
 		return s, err
 	}
-	s.vms = len(t.events.live)
+	s.vms, s.strays = len(t.events.live), t.events.strays
 	for _, part := range []func(root string, mods *kmod.Set, bus pci.Bus) error{
 		s.readRefs, s.readDrivers, s.readMemory, s.readInterrupts, s.readVMDirs, s.readFDs,
 	} {
@@ -106,8 +109,11 @@ func (s *state) readInterrupts(root string, _ *kmod.Set, _ pci.Bus) error {
 
 func (s *state) readVMDirs(root string, _ *kmod.Set, _ pci.Bus) error {
 	entries, err := os.ReadDir(filepath.Join(root, "/sys/kernel/debug/kvm"))
-	if err != nil { // not mounted, or no KVM
+	if errors.Is(err, fs.ErrNotExist) { // not mounted, or no KVM
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if e.IsDir() {
@@ -148,6 +154,7 @@ func (before state) compare(after state) []record.Check {
 		claim("references of "+name+" are back", fmt.Sprint(before.refs[name]), got)
 	}
 	claim("every VM that KVM announced is destroyed", fmt.Sprint(before.vms), fmt.Sprint(after.vms))
+	claim("and none of them twice", fmt.Sprint(before.strays), fmt.Sprint(after.strays))
 	claim("no VM is left in KVM's debugfs", fmt.Sprint(before.vmDirs), fmt.Sprint(after.vmDirs))
 	claim("locked memory is back", before.memory["VmLck"], after.memory["VmLck"])
 	claim("pinned memory is back", before.memory["VmPin"], after.memory["VmPin"])

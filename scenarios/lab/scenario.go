@@ -35,7 +35,7 @@ type Scenario struct {
 // Area is the part of the subject that a scenario belongs to.
 type Area string
 
-// The areas, as domain literature divides the subject.
+// The areas of the subject.
 const (
 	Attach Area = "attach"
 	Unload Area = "unload"

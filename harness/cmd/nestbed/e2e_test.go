@@ -126,6 +126,16 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+// DMA is refused by the other two IOMMUs as well, after it has worked.
+func TestOtherMachines(t *testing.T) {
+	status, cells := suite(t, "--no-known", "-m", "amd,virtio", "iommu-dma-after-unmap")
+	assert.Equal(t, len(cells), 2)
+	for _, c := range cells {
+		assert.Check(t, cmp.Equal(c.Verdict, record.Pass), "%s: %s; %s", c.ID(), c.Title, c.Reason)
+	}
+	assert.Equal(t, status, 0)
+}
+
 // The known-issues file that ships explains the bug on a stock kernel, and nothing else.
 func TestKnownIssueIsGreen(t *testing.T) {
 	status, cells := suite(t, "-k", "debian:6.12", unloadBug, "unload-kvm-*")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -28,7 +29,7 @@ func newKernel() *cobra.Command {
 		},
 	}
 	cmd.AddCommand(
-		&cobra.Command{Use: "add SPEC", Short: "import a kernel, or look for a newer one of that SPEC", Long: specHelp, Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "add SPEC", Short: "import a kernel, or look for a newer one of that SPEC", Long: specHelp, Args: oneArg("add which kernel? nestbed kernel add debian:6.12 (nestbed kernel --help explains SPEC)"),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				cache, err := openKernels()
 				if err != nil {
@@ -45,7 +46,7 @@ func newKernel() *cobra.Command {
 			}},
 		&cobra.Command{Use: "list", Short: "kernels in the cache", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return listKernels(cmd.OutOrStdout()) }},
-		&cobra.Command{Use: "show KERNEL", Short: "one kernel: origin, files, modules, options that matter", Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "show KERNEL", Short: "one kernel: origin, files, modules, options that matter", Args: oneArg("show which kernel? nestbed kernel list shows them"),
 			RunE: func(cmd *cobra.Command, args []string) error { return showKernel(cmd.OutOrStdout(), args[0]) }},
 		&cobra.Command{Use: "rm KERNEL...", Short: "remove kernels from the cache", Args: cobra.MinimumNArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error {
@@ -135,4 +136,14 @@ func showKernel(w io.Writer, ref string) error {
 	fmt.Fprintf(tw, "modules\t%s\n", strings.Join(names, " "))
 	fmt.Fprintf(tw, "options\t%s\n", strings.Join(options, " "))
 	return tw.Flush()
+}
+
+// oneArg asks for exactly one argument, and says what to type otherwise.
+func oneArg(otherwise string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return errors.New(otherwise)
+		}
+		return nil
+	}
 }

@@ -47,6 +47,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case errors.As(err, &status):
 		return int(status)
 	}
+	if text := err.Error(); strings.HasPrefix(text, "unknown command") && !strings.Contains(text, "--help") {
+		err = fmt.Errorf("%w (nestbed --help shows the commands)", err) // cobra's own words name no way out
+	}
 	// A guest's words may be inside an error: none reaches the terminal raw.
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(stderr, "nestbed: %s\n", console.Sanitize(strings.TrimRight(line, "\n")))
@@ -69,7 +72,11 @@ func (s signalError) Error() string { return "ended by " + s.String() }
 func signalContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ch := make(chan os.Signal, 2)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // nohup means it
+			signal.Notify(ch, s)
+		}
+	}
 	done := make(chan struct{})
 	go func() {
 		for first := true; ; first = false {

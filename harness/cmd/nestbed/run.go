@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/nestbed/nestbed/harness/doctor"
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
 	"github.com/nestbed/nestbed/harness/qemu"
@@ -71,6 +73,7 @@ Exit status: 0 all well or known, 1 a cell is fail, crash or hang, 2 error, unfi
 	flags.BoolVar(&f.noKnown, "no-known", false, "consult no known issues: show every verdict raw")
 	flags.StringVar(&f.qemu, "qemu", "", "QEMU binary (default: "+qemu.DefaultBinary+" in PATH)")
 	cmd.MarkFlagsMutuallyExclusive("known", "no-known")
+	cmd.MarkFlagsMutuallyExclusive("json", "keep")
 	return cmd
 }
 
@@ -132,15 +135,19 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 		return render.JSON(stdout, run, c)
 	}
 	if f.json {
-		for _, s := range run.Header().Skips {
-			if err := render.JSON(stdout, run, s.Cell()); err != nil {
+		skipped, err := run.Cells() // nothing else has a verdict yet
+		if err != nil {
+			return err
+		}
+		for _, c := range skipped {
+			if err := render.JSON(stdout, run, c); err != nil {
 				return err
 			}
 		}
 	}
 	r := &runner.Runner{
 		Guests: t.pool, Agent: t.agent, Run: run, Known: known, Progress: progress,
-		Workers: jobs(f.jobs, machines), BootProven: accel.Proven,
+		Workers: jobs(f.jobs, machines), BootProven: map[string]bool{doctor.Machine: accel.Proven},
 	}
 	if f.keep {
 		r.Keep = keeper(stdin, stdout, stderr)
@@ -148,7 +155,12 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 	began := time.Now()
 	runErr := r.Go(ctx, runner.NewLocal(p.Runs(), save))
 	progress.Close()
-	return errors.Join(runErr, report(run, known, f, time.Since(began), stdout, stderr))
+	reported := report(run, known, f, time.Since(began), stdout)
+	if runErr != nil {
+		say("the run ended early: " + runErr.Error())
+		return statusError(2)
+	}
+	return reported
 }
 
 // keeper opens a shell in each guest that it is given, one at a time.
@@ -165,7 +177,7 @@ func keeper(stdin io.Reader, stdout, stderr io.Writer) func(context.Context, run
 }
 
 // report prints how the run ended and turns it into an exit status.
-func report(run *results.Run, known results.Known, f runFlags, elapsed time.Duration, stdout, stderr io.Writer) error {
+func report(run *results.Run, known results.Known, f runFlags, elapsed time.Duration, stdout io.Writer) error {
 	cells, err := run.Cells()
 	if err != nil {
 		return err
@@ -230,7 +242,9 @@ func namedMachines(names []string) ([]machine.Machine, error) {
 		if err != nil {
 			return nil, err
 		}
-		ms = append(ms, m)
+		if !slices.ContainsFunc(ms, func(other machine.Machine) bool { return other.Name == m.Name }) {
+			ms = append(ms, m)
+		}
 	}
 	return ms, nil
 }
@@ -238,16 +252,19 @@ func namedMachines(names []string) ([]machine.Machine, error) {
 // resolve finds the kernels, each once, and shows imports as they go.
 func resolve(ctx context.Context, cache *kernels.Cache, specs []string, say func(string)) ([]kernels.Kernel, error) {
 	var ks []kernels.Kernel
-	seen := map[string]bool{}
+	byRelease := map[string]kernels.Kernel{}
 	for _, spec := range specs {
 		k, err := cache.Resolve(ctx, spec, say)
 		if err != nil {
 			return nil, err
 		}
-		if !seen[k.Hash] {
+		switch other, ok := byRelease[k.Release]; {
+		case !ok:
 			ks = append(ks, k)
+			byRelease[k.Release] = k
+		case other.Hash != k.Hash: // a cell is named by its kernel's release
+			return nil, fmt.Errorf("%s and %s are different kernels that both call themselves %s: set CONFIG_LOCALVERSION in one, or run one at a time", other.Spec, spec, k.Release)
 		}
-		seen[k.Hash] = true
 	}
 	return ks, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"path/filepath"
 	"time"
 
@@ -17,8 +18,13 @@ func newShow() *cobra.Command {
 		Use:   "show RUN [CELL]",
 		Short: "print a run, or one of its cells with its evidence",
 		Long: `RUN is an id, a unique prefix of one, "last", or a run's folder. CELL is SCENARIO[@VARIANT]/KERNEL/MACHINE,
-or as much of its beginning as is unique. The exit status is that of the run.`,
-		Args: cobra.RangeArgs(1, 2),
+or as much of its beginning as is unique. The exit status is that of the run, or of the cell.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return errors.New("show which run? nestbed show last, or nestbed show RUN CELL (nestbed list runs shows them)")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := findHome(output)
 			if err != nil {
@@ -39,9 +45,15 @@ or as much of its beginning as is unique. The exit status is that of the run.`,
 					return err
 				}
 				if asJSON {
-					return render.JSON(cmd.OutOrStdout(), run, c)
+					if err := render.JSON(cmd.OutOrStdout(), run, c); err != nil {
+						return err
+					}
+					return status([]results.Cell{c}, nil)
 				}
-				return render.Detail(cmd.OutOrStdout(), run, c)
+				if err := render.Detail(cmd.OutOrStdout(), run, c); err != nil {
+					return err
+				}
+				return status([]results.Cell{c}, nil)
 			}
 			cells, err := run.Cells()
 			if err != nil {

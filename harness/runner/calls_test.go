@@ -1,0 +1,38 @@
+package runner
+
+import (
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/nestbed/nestbed/results/record"
+	"github.com/nestbed/nestbed/scenarios/lab"
+)
+
+// What a guest asks for beyond its scenario's needs is refused before it comes near QEMU: there is none here.
+func TestCallsBeyondTheNeedsAreRefused(t *testing.T) {
+	h := &host{needs: lab.Needs{Devices: []lab.Device{lab.EDU}}, ports: 4, plugged: map[string]bool{"dut2": true}, dir: t.TempDir()}
+	for _, c := range []struct {
+		call record.Call
+		want string
+	}{
+		{record.Call{Verb: "human-monitor-command"}, "unknown verb"},
+		{record.Call{Verb: record.Verb(strings.Repeat("x", 1000))}, "unknown verb"},
+		{record.Call{Verb: record.VerbPlug, Device: "nvme", Slot: 1}, "needs name no device"},
+		{record.Call{Verb: record.VerbPlug, Device: "edu,id=x", Slot: 1}, "needs name no device"},
+		{record.Call{Verb: record.VerbPlug, Device: "edu", Slot: 0}, "slot 0, the machine has 1 to 4"},
+		{record.Call{Verb: record.VerbPlug, Device: "edu", Slot: 5}, "slot 5, the machine has 1 to 4"},
+		{record.Call{Verb: record.VerbPlug, Device: "edu", Slot: 2}, "slot 2 has it already"},
+		{record.Call{Verb: record.VerbUnplug, Device: "edu", Slot: 1}, "slot 1 does not have it"},
+		{record.Call{Verb: record.VerbUnplug, Device: "qmp", Slot: 2}, "needs name no device"},
+	} {
+		c.call.ID = 7
+		reply := h.answer(t.Context(), c.call)
+		assert.Check(t, cmp.Equal(reply.ID, 7))
+		assert.Check(t, cmp.Contains(reply.Error, c.want))
+		assert.Check(t, len(reply.Error) < 200, "a guest's words are not passed on at length")
+	}
+	assert.Equal(t, h.answer(t.Context(), record.Call{Verb: record.VerbFaults}).Error, "")
+}

@@ -1,0 +1,58 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/nestbed/nestbed/harness/plan"
+	"github.com/nestbed/nestbed/results"
+	"github.com/nestbed/nestbed/results/record"
+	"github.com/nestbed/nestbed/scenarios/lab"
+)
+
+func TestLocalQueueLosesNoCell(t *testing.T) {
+	var saved []string
+	cells := []plan.Cell{{Scenario: lab.Scenario{Name: "a"}}, {Scenario: lab.Scenario{Name: "b"}}, {Scenario: lab.Scenario{Name: "c"}}}
+	q := NewLocal(cells, func(c results.Cell) error { saved = append(saved, c.Scenario); return nil })
+	ctx, cancel := context.WithCancel(t.Context())
+
+	a, ok := q.Next(ctx)
+	assert.Assert(t, ok)
+	assert.NilError(t, q.Done(a, results.Cell{Scenario: a.Scenario.Name}))
+	b, ok := q.Next(ctx)
+	assert.Assert(t, ok)
+	cancel()
+	q.Fail(b)
+	_, ok = q.Next(ctx)
+	assert.Assert(t, !ok, "no more work once it is over")
+
+	assert.DeepEqual(t, saved, []string{"a"})
+	var left []string
+	for _, c := range q.Unfinished() {
+		left = append(left, c.Scenario.Name)
+	}
+	assert.DeepEqual(t, left, []string{"b", "c"})
+}
+
+func TestLocalQueueReportsADiskThatIsFull(t *testing.T) {
+	full := errors.New("no space left on device")
+	q := NewLocal(make([]plan.Cell, 1), func(results.Cell) error { return full })
+	c, _ := q.Next(t.Context())
+	assert.ErrorIs(t, q.Done(c, results.Cell{}), full)
+}
+
+func TestHelloOfAnotherAgentIsRefused(t *testing.T) {
+	c := plan.Cell{Scenario: lab.Scenario{Name: "a"}}
+	good := hello("a", "", lab.Catalogue())
+	assert.NilError(t, checkHello(good, c))
+	assert.ErrorContains(t, checkHello(hello("a", "", "0000"), c), "run make build")
+	assert.ErrorContains(t, checkHello(hello("b", "", lab.Catalogue()), c), "asked for a@")
+	assert.ErrorContains(t, checkHello(hello("a", "v", lab.Catalogue()), c), "asked for a@")
+}
+
+func hello(scenario, variant, catalogue string) record.Hello {
+	return record.Hello{Scenario: scenario, Variant: variant, Catalogue: catalogue}
+}
