@@ -7,6 +7,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
+	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
 	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
@@ -55,4 +56,26 @@ func TestHelloOfAnotherAgentIsRefused(t *testing.T) {
 
 func hello(scenario, variant, catalogue string) record.Hello {
 	return record.Hello{Scenario: scenario, Variant: variant, Catalogue: catalogue}
+}
+
+func TestOnlyOurFaultsAreTriedAgain(t *testing.T) {
+	for _, c := range []struct {
+		verdict record.Verdict
+		booted  bool
+		accel   machine.Accel
+		want    bool
+	}{
+		{record.Error, true, machine.TCG, true},
+		{record.Error, false, machine.KVM, true},
+		{record.Crash, false, machine.TCG, true},
+		{record.Crash, false, machine.KVM, false},
+		{record.Crash, true, machine.TCG, false},
+		{record.Hang, true, machine.TCG, false},
+		{record.Hang, false, machine.TCG, false},
+		{record.Fail, true, machine.TCG, false},
+		{record.Pass, true, machine.TCG, false},
+		{record.Invalid, false, machine.TCG, false},
+	} {
+		assert.Check(t, again(results.Outcome{Verdict: c.verdict}, c.booted, c.accel) == c.want, "%+v", c)
+	}
 }
