@@ -28,6 +28,9 @@ func (m Machine) features(w wiring) []feature {
 	if u := m.iommu(w); u != nil {
 		fs = append(fs, u)
 	}
+	if m.NativeHotplug {
+		fs = append(fs, pciehp{})
+	}
 	return append(fs, channels{w, m.Channels}, rootPorts(m.RootPorts))
 }
 
@@ -206,6 +209,14 @@ func (c channels) args() []string {
 	return args
 }
 func (channels) words() []string { return nil }
+
+// pciehp leaves hot-plug to the root ports: q35 does it through ACPI unless told not to.
+type pciehp struct{}
+
+func (pciehp) args() []string {
+	return []string{"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"}
+}
+func (pciehp) words() []string { return nil }
 
 // rootPorts are empty; devices under test are hot-added behind them. Each is a slot of its own, so that each
 // device is in an IOMMU group of its own.

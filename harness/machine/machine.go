@@ -44,17 +44,18 @@ const MaxRootPorts = 14
 
 // Machine is a virtual machine before it starts. Take one from Named and fill in the kernel.
 type Machine struct {
-	Name      string   // as the user types it
-	Accel     Accel    // zero: TCG
-	CPU       string   // QEMU's CPU model; empty: one with nested virtualisation
-	MemoryMB  int      //
-	VCPUs     int      //
-	IOMMU     IOMMU    // zero: none
-	RootPorts int      // empty PCIe root ports named port1, port2 ...
-	Kernel    string   // absolute path of the bzImage; empty: firmware only
-	Initrd    string   // absolute path of the initramfs, or empty
-	Cmdline   []string // kernel words after the machine's own, so that they win
-	Channels  []string // virtio-serial ports wired to inherited sockets, by name, see FDs
+	Name          string   // as the user types it
+	Accel         Accel    // zero: TCG
+	CPU           string   // QEMU's CPU model; empty: one with nested virtualisation
+	MemoryMB      int      //
+	VCPUs         int      //
+	IOMMU         IOMMU    // zero: none
+	RootPorts     int      // empty PCIe root ports named port1, port2 ...
+	Kernel        string   // absolute path of the bzImage; empty: firmware only
+	Initrd        string   // absolute path of the initramfs, or empty
+	Cmdline       []string // kernel words after the machine's own, so that they win
+	NativeHotplug bool     // root ports do hot-plug by themselves (pciehp), not through ACPI
+	Channels      []string // virtio-serial ports wired to inherited sockets, by name, see FDs
 }
 
 // named lists the machines that a user can name, in the order in which help shows them.

@@ -79,6 +79,14 @@ func TestCmdlineOrder(t *testing.T) {
 	assert.Assert(t, slices.Contains(words, "intel_iommu=on"))
 }
 
+func TestNativeHotplug(t *testing.T) {
+	const word = "acpi-pci-hotplug-with-bridge-support=off"
+	m := full(t, "intel")
+	assert.Assert(t, !strings.Contains(strings.Join(m.Args(), " "), word))
+	m.NativeHotplug = true
+	assert.Assert(t, is.Contains(strings.Join(m.Args(), " "), "-global ICH9-LPC."+word))
+}
+
 func TestFDs(t *testing.T) {
 	m := full(t, "none")
 	assert.DeepEqual(t, m.FDs(), []string{"qmp", "nestbed.control", "nestbed.ssh", "nestbed.shell"})

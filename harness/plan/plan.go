@@ -37,6 +37,9 @@ type Cell struct {
 	Remedy   string // what would make it run
 }
 
+// Needs is what the cell's scenario needs in its variant.
+func (c Cell) Needs() lab.Needs { return c.Scenario.NeedsOf(c.Variant) }
+
 // Plan is every cell that the request names, in the order in which they should run.
 type Plan struct{ Cells []Cell }
 
@@ -70,7 +73,9 @@ func Make(req Request) (Plan, error) {
 		for _, m := range req.Machines {
 			for _, c := range chosen {
 				cell := Cell{Scenario: c.scenario, Variant: c.variant, Kernel: k, Machine: m}
-				cell.Skip, cell.Remedy = unfit(c.scenario.Needs, k, m)
+				needs := cell.Needs()
+				cell.Machine.NativeHotplug = needs.NativeHotplug
+				cell.Skip, cell.Remedy = unfit(needs, k, m)
 				if cell.Skip != "" || req.Repeat <= 1 {
 					p.Cells = append(p.Cells, cell)
 					continue
@@ -103,7 +108,7 @@ func variants(s lab.Scenario) []choice {
 	}
 	var out []choice
 	for _, v := range s.Variants {
-		out = append(out, choice{s, v})
+		out = append(out, choice{s, v.Name})
 	}
 	return out
 }

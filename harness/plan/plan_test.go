@@ -15,12 +15,12 @@ import (
 )
 
 func catalogue() []lab.Scenario {
-	of := func(name string, needs lab.Needs, variants ...string) lab.Scenario {
+	of := func(name string, needs lab.Needs, variants ...lab.Variant) lab.Scenario {
 		return lab.Scenario{Name: name, Needs: needs, Variants: variants, Timeout: time.Second}
 	}
 	return []lab.Scenario{
 		of("attach-one", lab.Needs{IOMMU: lab.AnyIOMMU}),
-		of("attach-two", lab.Needs{}, "group", "cdev"),
+		of("attach-two", lab.Needs{}, lab.Variant{Name: "group"}, lab.Variant{Name: "cdev"}),
 		of("unload-three", lab.Needs{MinKernel: "6.6"}),
 	}
 }
@@ -144,4 +144,20 @@ func kernelFolder(t *testing.T, dir string) string {
 	write("config", []byte("CONFIG_KVM=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\nCONFIG_INTEL_IOMMU=y\n# CONFIG_IOMMUFD is not set\n"))
 	write("lib/modules/6.12.9-test/modules.builtin", []byte("kernel/arch/x86/kvm/kvm.ko\nkernel/drivers/vfio/vfio.ko\n"))
 	return dir
+}
+
+// A variant has needs of its own, and they reach the machine.
+func TestVariantNeeds(t *testing.T) {
+	p, err := Make(Request{
+		Catalogue: []lab.Scenario{{Name: "hotplug-one", Timeout: time.Second, Variants: []lab.Variant{
+			{Name: "acpi"}, {Name: "pciehp", Needs: lab.Needs{NativeHotplug: true}}, {Name: "new", Needs: lab.Needs{MinKernel: "9.9"}},
+		}}},
+		Kernels:  []kernels.Kernel{{Release: "6.1.192-amd64"}},
+		Machines: named(t, "none"),
+	})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, names(p.Runs()), []string{"hotplug-one@acpi/6.1.192-amd64/none", "hotplug-one@pciehp/6.1.192-amd64/none"})
+	assert.Equal(t, p.Cells[0].Machine.NativeHotplug, false)
+	assert.Equal(t, p.Cells[1].Machine.NativeHotplug, true)
+	assert.Equal(t, p.Cells[2].Skip, "needs Linux 9.9 or later, this is 6.1.192-amd64")
 }

@@ -130,7 +130,7 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 	}
 	stop()
 	t := &talk{attempt: a, guest: g, session: sess, slow: slow, host: &host{
-		process: g.QEMU, dir: a.dir, needs: a.cell.Scenario.Needs,
+		process: g.QEMU, dir: a.dir, needs: a.cell.Needs(),
 		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
 	}}
 	return t.run(ctx)

@@ -161,7 +161,7 @@ func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, dir strin
 	a := &attempt{runner: r, worker: worker, cell: c, dir: dir}
 	a.in.Exit.BootProven = r.bootProven(c.Machine.Name)
 	// A version among the needs is a promise: from there on the scenario runs.
-	a.in.SkipRuledOut = c.Scenario.Needs.MinKernel != ""
+	a.in.SkipRuledOut = c.Needs().MinKernel != ""
 	a.run(ctx)
 	return results.Judge(a.in), a.in.Exit.Booted
 }

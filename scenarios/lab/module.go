@@ -61,7 +61,7 @@ func (m *Module) Load() { m.t.must(m.t.mods.Load(m.name)) }
 
 // loadNeeds loads what the scenario needs, and finds the CPU's vendor module on the way.
 func (t *T) loadNeeds() error {
-	for _, name := range t.scenario.Needs.Modules {
+	for _, name := range t.scenario.NeedsOf(t.env.Variant).Modules {
 		if err := t.mods.Load(name); err != nil {
 			return err
 		}

@@ -86,7 +86,8 @@ func Execute(s Scenario, env Env) error {
 
 // prepare loads what the scenario needs and takes the baseline.
 func (t *T) prepare(release string) error {
-	if t.env.Variant != "" && !slices.Contains(t.scenario.Variants, t.env.Variant) {
+	known := func(v Variant) bool { return v.Name == t.env.Variant }
+	if t.env.Variant != "" && !slices.ContainsFunc(t.scenario.Variants, known) {
 		return fmt.Errorf("scenario %s has no variant %q", t.scenario.Name, t.env.Variant)
 	}
 	kernel, err := parseVersion(release)

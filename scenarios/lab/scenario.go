@@ -8,17 +8,17 @@
 package lab
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/nestbed/nestbed/guestagent/pci"
 )
 
 // Scenario is one way in which a kernel's handling of KVM and VFIO can be put to the test.
@@ -28,8 +28,24 @@ type Scenario struct {
 	Area     Area
 	Needs    Needs
 	Timeout  time.Duration // on the reference guest; scaled by how slow the guest is
-	Variants []string      // empty: the scenario runs as it is
+	Variants []Variant     // empty: the scenario runs as it is
 	Run      func(*T)
+}
+
+// Variant is one way to run a scenario's body: another interface to the same thing, another kind of
+// machine.
+type Variant struct {
+	Name  string // as T.Variant gives it: "acpi"
+	Needs Needs  // besides the scenario's own
+}
+
+// NeedsOf is what the scenario needs in one of its variants, "" being none.
+func (s Scenario) NeedsOf(variant string) Needs {
+	i := slices.IndexFunc(s.Variants, func(v Variant) bool { return v.Name == variant })
+	if i < 0 {
+		return s.Needs
+	}
+	return s.Needs.and(s.Variants[i].Needs)
 }
 
 // Area is the part of the subject that a scenario belongs to.
@@ -37,14 +53,19 @@ type Area string
 
 // The areas of the subject.
 const (
-	Attach Area = "attach"
-	Unload Area = "unload"
-	Detach Area = "detach"
-	IOMMU  Area = "iommu"
-	Nested Area = "nested"
+	Attach   Area = "attach"
+	Unload   Area = "unload"
+	Detach   Area = "detach"
+	Hotplug  Area = "hotplug"
+	IOMMU    Area = "iommu"
+	IRQ      Area = "irq"
+	Reset    Area = "reset" // power states too
+	DMABuf   Area = "dmabuf"
+	Negative Area = "negative" // bad input
+	Nested   Area = "nested"
 )
 
-var areas = []Area{Attach, Unload, Detach, IOMMU, Nested}
+var areas = []Area{Attach, Unload, Detach, Hotplug, IOMMU, IRQ, Reset, DMABuf, Negative, Nested}
 
 // Needs is what a scenario asks of kernel and machine. It is data, so that a plan can decide without
 // booting anything.
@@ -55,6 +76,23 @@ type Needs struct {
 	MinKernel string   // "6.6"; empty: any
 	MaxKernel string   // inclusive: "6.1" includes every 6.1.y
 	Options   []string // "CONFIG_X", each y or m
+
+	// NativeHotplug asks for root ports that do hot-plug by themselves (pciehp). q35 leaves it to ACPI
+	// otherwise, as stock machines do.
+	NativeHotplug bool
+}
+
+// and joins two needs: bounds of more replace those of n, all else adds up.
+func (n Needs) and(more Needs) Needs {
+	return Needs{
+		Devices:       slices.Concat(n.Devices, more.Devices),
+		IOMMU:         max(n.IOMMU, more.IOMMU),
+		Modules:       slices.Concat(n.Modules, more.Modules),
+		MinKernel:     cmp.Or(more.MinKernel, n.MinKernel),
+		MaxKernel:     cmp.Or(more.MaxKernel, n.MaxKernel),
+		Options:       slices.Concat(n.Options, more.Options),
+		NativeHotplug: n.NativeHotplug || more.NativeHotplug,
+	}
 }
 
 // IOMMUNeed is what a scenario needs of the machine's virtual IOMMU.
@@ -75,15 +113,6 @@ func (n IOMMUNeed) String() string {
 	}
 	return fmt.Sprintf("IOMMU need %d", uint8(n))
 }
-
-// Device is a kind of device under test. The host knows it by its name, the guest by its id.
-type Device struct {
-	Name string
-	ID   pci.ID
-}
-
-// EDU is QEMU's educational device: the device of choice, because its DMA engine does what it is told.
-var EDU = Device{Name: "edu", ID: pci.EDUID}
 
 var (
 	nameForm    = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
@@ -114,17 +143,31 @@ func (s Scenario) Validate() error {
 		return fmt.Errorf("scenario %s: no timeout", s.Name)
 	case s.Run == nil:
 		return fmt.Errorf("scenario %s: nothing to run", s.Name)
-	case !versionForm.MatchString(s.Needs.MinKernel) || !versionForm.MatchString(s.Needs.MaxKernel):
-		return fmt.Errorf("scenario %s: a kernel bound that is not MAJOR.MINOR", s.Name)
 	}
-	for _, v := range s.Variants {
-		if !nameForm.MatchString(v) {
-			return fmt.Errorf("scenario %s: variant %q is not lower-case words with hyphens", s.Name, v)
+	for i, v := range s.Variants {
+		if !nameForm.MatchString(v.Name) {
+			return fmt.Errorf("scenario %s: variant %q is not lower-case words with hyphens", s.Name, v.Name)
+		}
+		if slices.ContainsFunc(s.Variants[:i], func(w Variant) bool { return w.Name == v.Name }) {
+			return fmt.Errorf("scenario %s: variant %s twice", s.Name, v.Name)
+		}
+		if err := v.Needs.validate(); err != nil {
+			return fmt.Errorf("scenario %s@%s: %w", s.Name, v.Name, err)
 		}
 	}
-	for _, o := range s.Needs.Options {
+	if err := s.Needs.validate(); err != nil {
+		return fmt.Errorf("scenario %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+func (n Needs) validate() error {
+	if !versionForm.MatchString(n.MinKernel) || !versionForm.MatchString(n.MaxKernel) {
+		return errors.New("a kernel bound that is not MAJOR.MINOR")
+	}
+	for _, o := range n.Options {
 		if !optionForm.MatchString(o) {
-			return fmt.Errorf("scenario %s: option %q is not CONFIG_X", s.Name, o)
+			return fmt.Errorf("option %q is not CONFIG_X", o)
 		}
 	}
 	return nil

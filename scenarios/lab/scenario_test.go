@@ -15,7 +15,7 @@ import (
 func TestValidate(t *testing.T) {
 	good := Scenario{
 		Name: "attach-device-twice", Summary: "it works", Area: Attach, Timeout: time.Second, Run: func(*T) {},
-		Variants: []string{"cdev-iommufd"},
+		Variants: []Variant{{Name: "cdev-iommufd"}},
 		Needs:    Needs{MinKernel: "6.6", Options: []string{"CONFIG_IOMMUFD"}},
 	}
 	assert.NilError(t, good.Validate())
@@ -29,7 +29,9 @@ func TestValidate(t *testing.T) {
 		"no timeout":          func(s *Scenario) { s.Timeout = 0 },
 		"nothing to run":      func(s *Scenario) { s.Run = nil },
 		"MAJOR.MINOR":         func(s *Scenario) { s.Needs.MaxKernel = "6" },
-		`variant "x y"`:       func(s *Scenario) { s.Variants = []string{"x y"} },
+		`variant "x y"`:       func(s *Scenario) { s.Variants = []Variant{{Name: "x y"}} },
+		"variant v twice":     func(s *Scenario) { s.Variants = []Variant{{Name: "v"}, {Name: "v"}} },
+		"@v: option":          func(s *Scenario) { s.Variants = []Variant{{Name: "v", Needs: Needs{Options: []string{"X"}}}} },
 		`option "IOMMUFD" is`: func(s *Scenario) { s.Needs.Options = []string{"IOMMUFD"} },
 	} {
 		s := good

@@ -134,18 +134,6 @@ func (t *T) plug(kind Device) pci.Device {
 	return dev
 }
 
-// proveAlive reaches the device without VFIO and without an IOMMU in between. A dead device would pass
-// every check that nothing arrives.
-func (t *T) proveAlive(dev pci.Device, kind Device) {
-	if kind.ID != pci.EDUID {
-		t.Broken("nothing here can prove a " + kind.Name + " alive")
-	}
-	bar, err := dev.MapBAR(0, pci.EDUBarSize)
-	t.mustHost("prove the device alive", err)
-	err = errors.Join(pci.EDU{Registers: bar}.Alive(), bar.Close())
-	t.mustHost("prove the device alive", err)
-}
-
 // Address is the device's PCI address, Group its IOMMU group's number.
 func (d *VFIODevice) Address() string { return d.pci.Address }
 

@@ -63,7 +63,7 @@ func listScenarios(w io.Writer) error {
 		for _, s := range byArea[area] {
 			fmt.Fprintf(tw, "  %s\t%s\n", s.Name, s.Summary)
 			for _, v := range s.Variants {
-				fmt.Fprintf(tw, "  %s@%s\t\n", s.Name, v)
+				fmt.Fprintf(tw, "  %s@%s\t\n", s.Name, v.Name)
 			}
 		}
 	}

@@ -1,0 +1,91 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Pending is an operation that may block in the kernel and runs on a thread of its own meanwhile.
+type Pending struct {
+	t    *T
+	what string
+	tid  int
+	done chan struct{}
+	err  error // final once done is closed
+}
+
+// Start begins an operation that the kernel may keep waiting. What it does to the scenario's own values is
+// the scenario's to keep apart. It is waited for at the scenario's end at the latest.
+func (t *T) Start(what string, op func() error) *Pending {
+	p := &Pending{t: t, what: what, done: make(chan struct{})}
+	tid := make(chan int)
+	go func() {
+		defer close(p.done)
+		runtime.LockOSThread() // never unlocked: the thread ends with its operation
+		tid <- unix.Gettid()
+		p.err = op()
+	}()
+	p.tid = <-tid
+	t.atEnd("wait for: "+what, func() error { <-p.done; return nil })
+	return p
+}
+
+// Done reports whether the operation has returned.
+func (p *Pending) Done() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Wait waits for the operation and gives its error. One that does not return within the time is a false
+// claim, and the end of the scenario.
+func (p *Pending) Wait(limit time.Duration) error {
+	ctx, cancel := p.t.patience(limit)
+	defer cancel()
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		p.t.Log(stuck(p.t.env.Root))
+		p.t.must(fmt.Errorf("%s: no end within %v", p.what, limit))
+		panic("unreachable")
+	}
+}
+
+// BlockedIn waits until the operation's thread is inside a function of the kernel, and reports whether it
+// got there. An operation that returns first did not block.
+func (p *Pending) BlockedIn(symbol string, limit time.Duration) bool {
+	ctx, cancel := p.t.patience(limit)
+	defer cancel()
+	return p.blockedIn(ctx, symbol)
+}
+
+func (p *Pending) blockedIn(ctx context.Context, symbol string) bool {
+	path := filepath.Join(p.t.env.Root, "/proc/self/task", fmt.Sprint(p.tid), "stack")
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		stack, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(stack), " "+symbol+"+") {
+			return true
+		}
+		select {
+		case <-p.done:
+			return false
+		case <-ctx.Done():
+			p.t.Log(fmt.Sprintf("%s is not in %s:\n%s", p.what, symbol, stack))
+			return false
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+)
+
+func TestPending(t *testing.T) {
+	root := guestRoot(t).Path()
+	list := host(t, root, scenario(func(t *T) {
+		fds := make([]int, 2)
+		t.mustHost("pipe", unix.Pipe(fds))
+		p := t.Start("read a pipe", func() error {
+			_, err := unix.Read(fds[0], make([]byte, 1))
+			return errors.Join(err, unix.ESTALE)
+		})
+		t.Check(!p.Done(), "it waits")
+		_, err := unix.Write(fds[1], []byte{1})
+		t.mustHost("write", err)
+		t.WantErr(p.Wait(5*time.Second), unix.ESTALE, "its own error comes back")
+		t.Check(p.Done(), "it is over")
+		t.Check(!p.BlockedIn("pipe_read", time.Second), "what has returned is nowhere")
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+	}), nil)
+	assert.DeepEqual(t, own(list), []string{"ok it waits", "ok its own error comes back", "ok it is over", "ok what has returned is nowhere"})
+}
+
+// The thread's stack is the kernel's word; here a file plays it.
+func TestBlockedIn(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "proc/self/task/77")
+	assert.NilError(t, os.MkdirAll(dir, 0o755))
+	p := &Pending{t: &T{env: Env{Root: root}, stream: newStream(eof{}, discard{})}, tid: 77, done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		os.WriteFile(filepath.Join(dir, "stack"), []byte("[<0>] vfio_unregister_group_dev+0x1a/0x80 [vfio]\n"), 0o644)
+	}()
+	assert.Assert(t, p.blockedIn(ctx, "vfio_unregister_group_dev"))
+	short, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	assert.Assert(t, !p.blockedIn(short, "unregister_group_dev"), "a part of a name is another function")
+}
+
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, errors.New("end") }
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
