@@ -438,18 +438,27 @@ func (r *Run) Unfinished() ([]Planned, error) {
 	return out, nil
 }
 
-// Find gives a cell by CELL: its id, or as much of its start as is unique. It is a *RefError otherwise.
-func (r *Run) Find(ref string) (Cell, error) {
+// AllCells is Cells and, without a verdict, those that are unfinished.
+func (r *Run) AllCells() ([]Cell, error) {
 	cells, err := r.Cells()
 	if err != nil {
-		return Cell{}, err
+		return nil, err
 	}
 	unfinished, err := r.Unfinished()
 	if err != nil {
-		return Cell{}, err
+		return nil, err
 	}
 	for _, p := range unfinished {
 		cells = append(cells, NewCell(p, Outcome{Title: "unfinished"}))
+	}
+	return cells, nil
+}
+
+// Find gives a cell by CELL: its id, or as much of its start as is unique. It is a *RefError otherwise.
+func (r *Run) Find(ref string) (Cell, error) {
+	cells, err := r.AllCells()
+	if err != nil {
+		return Cell{}, err
 	}
 	var found []Cell
 	for _, c := range cells {

@@ -92,19 +92,9 @@ func finding(out *bytes.Buffer, c results.Cell) {
 }
 
 func tally(out *bytes.Buffer, s Summary, cells []results.Cell) {
-	n := map[record.Verdict]int{}
-	for _, c := range cells {
-		n[c.Verdict]++
-	}
-	var parts []string
-	for _, v := range []record.Verdict{record.Crash, record.Hang, record.Fail, record.Error, record.Invalid, record.Known, record.Skip, record.Pass} {
-		if n[v] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n[v], word(v)))
-		}
-	}
 	line := plural(len(cells), "cell")
-	if len(parts) > 0 {
-		line += ": " + strings.Join(parts, ", ")
+	if len(cells) > 0 {
+		line += ": " + tallied(cells)
 	}
 	if s.Elapsed > 0 {
 		line += " in " + elapsed(s.Elapsed)
@@ -127,30 +117,29 @@ func tally(out *bytes.Buffer, s Summary, cells []results.Cell) {
 	}
 }
 
+// tallied is "2 crash, 1 known, 54 pass".
+func tallied(cells []results.Cell) string {
+	n := map[record.Verdict]int{}
+	for _, c := range cells {
+		n[c.Verdict]++
+	}
+	var parts []string
+	for _, v := range []record.Verdict{record.Crash, record.Hang, record.Fail, record.Error, record.Invalid, record.Known, record.Skip, record.Pass} {
+		if n[v] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[v], word(v)))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 // Runs writes one line per run, newest last.
 func Runs(w io.Writer, runs []*results.Run) error {
 	t := plainTable("run", "started", "cells", "verdicts", "kernels")
 	for _, r := range runs {
 		h := r.Header()
-		cells, err := r.Cells()
-		verdicts := ""
-		if err != nil {
-			verdicts = "unreadable"
-		} else {
-			n := map[record.Verdict]int{}
-			for _, c := range cells {
-				n[c.Verdict]++
-			}
-			if left, err := r.Unfinished(); err == nil {
-				n[record.Invalid] = len(left)
-			}
-			var parts []string
-			for _, v := range []record.Verdict{record.Crash, record.Hang, record.Fail, record.Error, record.Invalid, record.Known, record.Skip, record.Pass} {
-				if n[v] > 0 {
-					parts = append(parts, fmt.Sprintf("%d %s", n[v], word(v)))
-				}
-			}
-			verdicts = strings.Join(parts, ", ")
+		verdicts := "unreadable"
+		if cells, err := r.AllCells(); err == nil {
+			verdicts = tallied(cells)
 		}
 		var kernels []string
 		for _, k := range h.Kernels {

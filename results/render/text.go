@@ -58,8 +58,20 @@ func EscapeLines(s string) string {
 // fit escapes text and cuts it to n columns.
 func fit(s string, n int) string { return text.Snip(Escape(s), n, "...") }
 
-// wrap escapes text and breaks it at spaces into lines of n columns, at most three.
+// wrap is fold into at most three lines; what does not fit is cut.
 func wrap(s string, n int) []string {
+	lines := fold(s, n)
+	if len(lines) > 3 {
+		lines = append(lines[:2], strings.Join(lines[2:], " "))
+	}
+	for i := range lines {
+		lines[i] = text.Snip(lines[i], n, "...")
+	}
+	return lines
+}
+
+// fold escapes text and breaks it at spaces into lines of n columns. A word that is longer stays whole.
+func fold(s string, n int) []string {
 	var lines []string
 	line := ""
 	for word := range strings.FieldsSeq(Escape(s)) {
@@ -74,12 +86,6 @@ func wrap(s string, n int) []string {
 	}
 	if line != "" {
 		lines = append(lines, line)
-	}
-	if len(lines) > 3 {
-		lines = append(lines[:2], strings.Join(lines[2:], " "))
-	}
-	for i := range lines {
-		lines[i] = text.Snip(lines[i], n, "...")
 	}
 	return lines
 }
