@@ -18,6 +18,7 @@ type Report struct {
 	Cells   []results.Cell                              // all of them, see Run.AllCells
 	Outcome func(results.Cell) (results.Outcome, error) // details of a cell
 	Claims  map[string]string                           // what each scenario claims, by name
+	Areas   map[string]string                           // which area each is of
 }
 
 // Finding is what speaks against a kernel, told once for all cells that show the same.
@@ -125,6 +126,13 @@ func ReportText(w io.Writer, r Report) error {
 			}
 			fmt.Fprintln(&out, "  "+label+s)
 		}
+	}
+	if rows := r.matrix(); rows != nil {
+		fmt.Fprintln(&out)
+		for _, line := range columns(rows, 2, mail-2) {
+			fmt.Fprintln(&out, strings.TrimRight("  "+line, " "))
+		}
+		fmt.Fprintln(&out, "  "+matrixLegend)
 	}
 	number := 0
 	for _, f := range append(r.findings(against), r.findings(ours)...) {
@@ -279,6 +287,19 @@ func ReportMarkdown(w io.Writer, r Report) error {
 	for _, line := range r.setting() {
 		fmt.Fprintf(&out, "- %s: %s\n", line[0], markdown(line[1]))
 	}
+	if rows := r.matrix(); rows != nil {
+		fmt.Fprintln(&out)
+		for i, row := range rows {
+			for j := range row {
+				row[j] = markdown(row[j])
+			}
+			fmt.Fprintf(&out, "| %s |\n", strings.Join(row, " | "))
+			if i == 0 {
+				fmt.Fprintf(&out, "|%s\n", strings.Repeat("---|", len(row)))
+			}
+		}
+		fmt.Fprintf(&out, "\nEach entry: %s.\n", markdown(matrixLegend))
+	}
 	if list := append(r.findings(against), r.findings(ours)...); len(list) > 0 {
 		fmt.Fprint(&out, "\n## Findings\n")
 		for _, f := range list {
@@ -327,7 +348,7 @@ func markdown(s string) string {
 			b.WriteString("&lt;")
 		case c == '&':
 			b.WriteString("&amp;")
-		case strings.ContainsRune("\\`*_[]|#!", c):
+		case strings.ContainsRune("\\`*_[]|#", c):
 			b.WriteByte('\\')
 			b.WriteRune(c)
 		default:

@@ -31,7 +31,11 @@ func exampleReport(t *testing.T) Report {
 			cells = append(cells, again)
 		}
 	}
-	return Report{Header: h, Cells: cells, Outcome: run.Outcome, Claims: map[string]string{
+	areas := map[string]string{}
+	for _, c := range cells {
+		areas[c.Scenario], _, _ = strings.Cut(c.Scenario, "-")
+	}
+	return Report{Header: h, Cells: cells, Outcome: run.Outcome, Areas: areas, Claims: map[string]string{
 		"attach-group-container": "a device attaches <through> its group, with a `container`",
 	}}
 }
@@ -65,6 +69,12 @@ func TestReportFitsMail(t *testing.T) {
 	for line := range strings.Lines(out.String()) {
 		assert.Assert(t, len(strings.TrimRight(line, "\n")) < 80, line)
 	}
+}
+
+func TestColumns(t *testing.T) {
+	rows := [][]string{{"kernel", "one", "two", "three"}, {"6.12", "1", "2+3k", "-"}}
+	assert.DeepEqual(t, columns(rows, 1, 40), []string{"kernel one two  three", "6.12   1   2+3k -"})
+	assert.DeepEqual(t, columns(rows, 1, 15), []string{"kernel one two", "6.12   1   2+3k", "", "kernel three", "6.12   -"})
 }
 
 // What is broken over lines for the mail is still the command.

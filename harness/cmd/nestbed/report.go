@@ -49,9 +49,9 @@ The exit status is 0 whatever the verdicts are: nestbed show RUN has theirs.`,
 			if err != nil {
 				return err
 			}
-			r := render.Report{Header: run.Header(), Cells: cells, Outcome: run.Outcome, Claims: map[string]string{}}
+			r := render.Report{Header: run.Header(), Cells: cells, Outcome: run.Outcome, Claims: map[string]string{}, Areas: map[string]string{}}
 			for _, s := range lab.All() {
-				r.Claims[s.Name] = s.Summary
+				r.Claims[s.Name], r.Areas[s.Name] = s.Summary, string(s.Area)
 			}
 			write := render.ReportText
 			switch format {
