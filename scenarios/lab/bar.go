@@ -1,0 +1,32 @@
+package lab
+
+import (
+	"github.com/nestbed/nestbed/guestagent/pci"
+	"github.com/nestbed/nestbed/guestagent/vfio"
+)
+
+// ErrSIGBUS is what an access to a mapped BAR gives that raised the signal.
+var ErrSIGBUS = vfio.ErrSIGBUS
+
+// BAR is a BAR of an open device, mapped into this process. It keeps the device open until it is unmapped.
+// Read32 and Write32 give ErrSIGBUS where another program would die.
+type BAR struct {
+	*vfio.Mapping
+	t *T
+}
+
+// MapBAR maps a BAR of the open device. It is there only while COMMAND.MEM is set, which EnableDMA does.
+func (d *VFIODevice) MapBAR(index int) *BAR {
+	region, err := d.device.Region(index)
+	d.t.must(err)
+	m, err := region.Mmap()
+	d.t.must(err)
+	d.t.atEnd("unmap the BAR", m.Close)
+	return &BAR{m, d.t}
+}
+
+// Unmap ends the mapping.
+func (b *BAR) Unmap() { b.t.must(b.Close()) }
+
+// Alive reports whether the BAR is edu's and answers.
+func (b *BAR) Alive() error { return pci.EDU{Registers: b}.Alive() }
