@@ -74,7 +74,12 @@ func (e EDU) ToMemory(ctx context.Context, bus uint32, n int) error {
 	return e.dma(ctx, eduBuffer, bus, n, eduRun|eduFromDevice)
 }
 
-func (e EDU) dma(ctx context.Context, from, to uint32, n int, cmd uint32) error {
+// StartToMemory is ToMemory that does not wait for the end.
+func (e EDU) StartToMemory(bus uint32, n int) error {
+	return e.start(eduBuffer, bus, n, eduRun|eduFromDevice)
+}
+
+func (e EDU) start(from, to uint32, n int, cmd uint32) error {
 	if n < 1 || n > EDUMaxDMA {
 		return fmt.Errorf("edu: transfer of %d bytes, 1 to %d", n, EDUMaxDMA)
 	}
@@ -85,6 +90,13 @@ func (e EDU) dma(ctx context.Context, from, to uint32, n int, cmd uint32) error 
 		if err := e.Write32(w.at, w.value); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (e EDU) dma(ctx context.Context, from, to uint32, n int, cmd uint32) error {
+	if err := e.start(from, to, n, cmd); err != nil {
+		return err
 	}
 	// The end can be had by an interrupt too, but that would put MSI and eventfds into every scenario that
 	// moves a byte.

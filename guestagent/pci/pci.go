@@ -68,6 +68,12 @@ func (d Device) link(name string) (string, error) {
 	return filepath.Base(target), nil
 }
 
+// Present reports whether the kernel has the device.
+func (d Device) Present() bool {
+	_, err := os.Lstat(d.path(""))
+	return err == nil
+}
+
 // Driver is the driver that the device is bound to, "" for none.
 func (d Device) Driver() (string, error) { return d.link("driver") }
 

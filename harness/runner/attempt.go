@@ -343,9 +343,7 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 		case <-tick.C:
 			stalled()
 		case ev := <-t.guest.Events():
-			if ev.Name == "DEVICE_DELETED" {
-				delete(t.host.plugged, ev.Device)
-			}
+			ev = t.host.heard(ev)
 			// A guest that is gone does not read it; its end is seen elsewhere.
 			_ = t.session.Send(record.Input{Event: &ev})
 		case <-fatal:

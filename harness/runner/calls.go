@@ -77,6 +77,20 @@ func (h *host) unplug(ctx context.Context, c record.Call) error {
 	return fmt.Errorf("unplug %s: slot %d does not have it", c.Device, c.Slot)
 }
 
+// heard takes in an event and adds what the agent can make sense of. A slot is free for the next device once
+// QEMU has deleted the last one: before that it refuses a second of that id.
+func (h *host) heard(ev record.Event) record.Event {
+	for slot := 1; slot <= h.ports; slot++ {
+		if ev.Device == deviceID(record.Call{Slot: slot}) {
+			ev.Slot = slot
+		}
+	}
+	if ev.Name == "DEVICE_DELETED" {
+		delete(h.plugged, ev.Device)
+	}
+	return ev
+}
+
 // device is the one that the scenario's Needs name so.
 func (h *host) device(name string) (machine.Device, error) {
 	for _, d := range h.needs.Devices {

@@ -144,6 +144,7 @@ type Reply struct {
 type Event struct {
 	Name   string `json:"event"` // QMP's name: DEVICE_DELETED
 	Device string `json:"device,omitempty"`
+	Slot   int    `json:"slot,omitempty"` // the root port of a Device that a Call plugged in
 }
 
 // Input is one line of the agent's standard input: a Reply or an Event.

@@ -30,3 +30,20 @@ func (b *BAR) Unmap() { b.t.must(b.Close()) }
 
 // Alive reports whether the BAR is edu's and answers.
 func (b *BAR) Alive() error { return pci.EDU{Registers: b}.Alive() }
+
+// Alive reports whether the open device is edu and answers through its descriptor.
+func (d *VFIODevice) Alive() error { return d.edu.Alive() }
+
+// UseRegisters reaches edu through the mapped BAR from here on.
+func (d *VFIODevice) UseRegisters(b *BAR) { d.edu = pci.EDU{Registers: b} }
+
+// DMASize is what edu moves in one transfer.
+const DMASize = pci.EDUMaxDMA
+
+// StartToMemory is ToMemory that does not wait for the end, a tenth of a second later.
+func (d *VFIODevice) StartToMemory(iova uint32) {
+	d.t.mustHost("DMA of edu", d.edu.StartToMemory(iova, pci.EDUMaxDMA))
+}
+
+// CloseDevice closes the device's descriptor and keeps its group and container.
+func (d *VFIODevice) CloseDevice() { d.t.must(d.device.Close()) }

@@ -21,6 +21,7 @@ type watcher struct {
 	created int
 	strays  int      // destroy events of no VM that lives: one was destroyed twice
 	added   []string // addresses of PCI devices, with their ids
+	removed []string // addresses of PCI devices that are not there any more
 }
 
 // vmKey is what KVM says of a VM when it is created and again when it is destroyed.
@@ -45,6 +46,9 @@ func (w *watcher) take(ev uevent.Event) {
 	switch {
 	case ev["SUBSYSTEM"] == "pci" && ev["ACTION"] == "add":
 		w.added = append(w.added, ev["PCI_ID"]+" "+ev["PCI_SLOT_NAME"])
+		w.removed = slices.DeleteFunc(w.removed, func(a string) bool { return a == ev["PCI_SLOT_NAME"] })
+	case ev["SUBSYSTEM"] == "pci" && ev["ACTION"] == "remove":
+		w.removed = append(w.removed, ev["PCI_SLOT_NAME"])
 	case strings.HasSuffix(ev["DEVPATH"], "/misc/kvm"):
 		key := vmKey{pid: ev["PID"], path: ev["STATS_PATH"]}
 		switch ev["EVENT"] {
@@ -87,6 +91,21 @@ func (w *watcher) waitPCI(ctx context.Context, id pci.ID) (string, error) {
 		}
 		if err := w.socket.Wait(ctx); err != nil {
 			return "", fmt.Errorf("PCI device %s not announced: %w", id, err)
+		}
+	}
+}
+
+// waitRemoved waits for the word that the device at this address has no driver any more and is going.
+func (w *watcher) waitRemoved(ctx context.Context, address string) error {
+	for {
+		if err := w.pump(); err != nil {
+			return err
+		}
+		if slices.Contains(w.removed, address) {
+			return nil
+		}
+		if err := w.socket.Wait(ctx); err != nil {
+			return fmt.Errorf("PCI device %s not removed: %w", address, err)
 		}
 	}
 }

@@ -104,6 +104,7 @@ func (t *T) prepare(release string) error {
 	if t.regime, err = findRegime(t.mods, kernel); err != nil {
 		return err
 	}
+	t.kernel = kernel
 	t.stream.log("regime " + t.regime.String())
 	// Opened after the modules are in: their loading is hundreds of events that nobody asks about.
 	socket, err := uevent.Listen()

@@ -29,6 +29,7 @@ type stream struct {
 	checks  int
 	failed  int
 	logs    int
+	events  hostEvents
 }
 
 // maxLogs leaves room in record.MaxRecords for everything that matters more.
@@ -136,7 +137,7 @@ func (s *stream) call(ctx context.Context, c record.Call) (record.Reply, error) 
 	}
 }
 
-// read hands the host's answers to their callers. Events are evidence.
+// read hands the host's answers to their callers. Events are evidence, and what somebody may wait for.
 func (s *stream) read(in io.Reader) {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, record.MaxLine)
@@ -159,6 +160,7 @@ func (s *stream) read(in io.Reader) {
 			answer <- *input.Reply
 		case input.Event != nil:
 			s.log(fmt.Sprintf("host: %s %s", input.Event.Name, input.Event.Device))
+			s.events.add(*input.Event)
 		}
 	}
 	s.mu.Lock()

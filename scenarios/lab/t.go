@@ -27,6 +27,7 @@ type T struct {
 	bus      pci.Bus
 	events   *watcher
 	regime   Regime
+	kernel   version
 	vendor   string // kvm_amd or kvm_intel, "" when the scenario needs no KVM
 	baseline state  // before the scenario, for the closing invariant
 	idle     state  // the same, but with the devices bound that the scenario has bound so far

@@ -23,8 +23,13 @@ import (
 // still missing.
 type VFIODevice struct {
 	t         *T
+	kind      Device
+	slot      int            // the root port, 0 for a function that the host did not plug in
+	deleted   int            // devices of the slot that QEMU had deleted when this one came
+	refs      map[string]int // references that the device holds while it is bound
 	pci       pci.Device
-	number    int // of the IOMMU group
+	token     string // vf_token of a PF with VFs and of its VFs
+	number    int    // of the IOMMU group
 	container *vfio.Container
 	group     *vfio.Group
 	attached  bool // the group is in the container, which has its IOMMU
@@ -75,7 +80,8 @@ func (t *T) BindVFIO(kind Device) *VFIODevice {
 		t.stream.check(record.Check{Claim: "the kernel drives the machine's IOMMU", Want: "an entry in /sys/class/iommu", Got: "none", Site: callerOutside()})
 		runtime.Goexit()
 	}
-	d := &VFIODevice{t: t, pci: t.plug(kind)}
+	d := &VFIODevice{t: t, kind: kind, pci: t.plug(kind)}
+	d.slot = t.slots
 	t.proveAlive(d.pci, kind)
 
 	old, err := d.pci.Driver()
@@ -86,7 +92,7 @@ func (t *T) BindVFIO(kind Device) *VFIODevice {
 		t.must(d.pci.Unbind())
 	}
 	t.atEnd("give the device back", func() error {
-		if now, err := d.pci.Driver(); err != nil || now == old {
+		if now, err := d.pci.Driver(); err != nil || now == old || !d.pci.Present() {
 			return err
 		} else if now != "" {
 			if err := d.pci.Unbind(); err != nil {
@@ -102,7 +108,12 @@ func (t *T) BindVFIO(kind Device) *VFIODevice {
 	// Only now: with virtio-iommu the group comes with the driver.
 	d.number, err = d.pci.Group()
 	t.mustHost("IOMMU group of the device", err)
+	before := t.idle.refs
 	t.rest()
+	d.refs = map[string]int{}
+	for name, n := range t.idle.refs {
+		d.refs[name] = n - before[name]
+	}
 	return d
 }
 
@@ -123,9 +134,13 @@ func (t *T) allowInterrupts() {
 // plug asks the host for a device behind the next root port and returns once the guest can use it.
 func (t *T) plug(kind Device) pci.Device {
 	t.slots++
+	return t.plugInto(t.slots, kind)
+}
+
+func (t *T) plugInto(slot int, kind Device) pci.Device {
 	ctx, cancel := t.patience(20 * time.Second)
 	defer cancel()
-	_, err := t.stream.call(ctx, record.Call{Verb: record.VerbPlug, Device: kind.Name, Slot: t.slots})
+	_, err := t.stream.call(ctx, record.Call{Verb: record.VerbPlug, Device: kind.Name, Slot: slot})
 	t.mustHost("plug "+kind.Name, err)
 	address, err := t.events.waitPCI(ctx, kind.ID)
 	t.mustHost("plug "+kind.Name, err)
@@ -191,7 +206,7 @@ func (d *VFIODevice) Attach() {
 func (d *VFIODevice) Open() {
 	d.Attach()
 	var err error
-	d.device, err = d.group.Device(d.pci.Address)
+	d.device, err = d.group.Device(d.name())
 	d.t.must(err)
 	d.t.atEnd("close the device", d.device.Close)
 	bar, err := d.device.Region(uapi.VFIOPCIBAR0)
