@@ -19,14 +19,7 @@ type VCPU struct {
 
 // Close unmaps kvm_run and closes the descriptor.
 func (v *VCPU) Close() error {
-	var err error
-	if v.run != nil {
-		if e := unix.Munmap(v.run); e != nil {
-			err = fmt.Errorf("munmap kvm_run of %s: %w", v.Name(), e)
-		}
-		v.run = nil
-	}
-	return errors.Join(err, v.Desc.Close())
+	return errors.Join(v.Unmap(), v.Desc.Close())
 }
 
 // StartReal sets the vCPU to real mode, code segment 0, at address ip, with ax and bx set.

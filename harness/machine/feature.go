@@ -37,9 +37,9 @@ func (m Machine) features(w wiring) []feature {
 func (m Machine) iommu(w wiring) feature {
 	switch m.IOMMU {
 	case IntelIOMMU:
-		return intelIOMMU{w}
+		return intelIOMMU{w, intremap(!m.NoIntRemap)}
 	case AMDIOMMU:
-		return amdIOMMU{w}
+		return amdIOMMU{w, intremap(!m.NoIntRemap)}
 	case VirtioIOMMU:
 		return virtioIOMMU{w}
 	}
@@ -162,21 +162,37 @@ func strict(more ...string) []string {
 	return append([]string{"iommu.passthrough=0", "iommu.strict=1"}, more...)
 }
 
-// intelIOMMU is VT-d with interrupt remapping, without which VFIO refuses a device.
-type intelIOMMU struct{ w wiring }
+// intremap says whether an IOMMU remaps interrupts. Without it VFIO refuses a device.
+type intremap bool
+
+func (on intremap) String() string {
+	if on {
+		return "intremap=on"
+	}
+	return "intremap=off"
+}
+
+// intelIOMMU is VT-d.
+type intelIOMMU struct {
+	w        wiring
+	intremap intremap
+}
 
 func (u intelIOMMU) args() []string {
-	return append([]string{"-device", "intel-iommu,intremap=on"}, u.w.trace("vtd_dmar_fault")...)
+	return append([]string{"-device", "intel-iommu," + u.intremap.String()}, u.w.trace("vtd_dmar_fault")...)
 }
 func (intelIOMMU) words() []string { return strict("intel_iommu=on") }
 
 // amdIOMMU is AMD-Vi. It takes the address 00:01.0 by itself. A device that is on the command line behind a
 // root port is never translated (its bus number is fixed at creation): devices are hot-added. QEMU 7.2 has
 // no event for a page that is not mapped; what every translation came to is all that it traces.
-type amdIOMMU struct{ w wiring }
+type amdIOMMU struct {
+	w        wiring
+	intremap intremap
+}
 
 func (u amdIOMMU) args() []string {
-	return append([]string{"-device", "amd-iommu,intremap=on"}, u.w.trace("amdvi_translation_result")...)
+	return append([]string{"-device", "amd-iommu," + u.intremap.String()}, u.w.trace("amdvi_translation_result")...)
 }
 func (amdIOMMU) words() []string { return strict() }
 

@@ -55,6 +55,7 @@ type Machine struct {
 	Initrd        string   // absolute path of the initramfs, or empty
 	Cmdline       []string // kernel words after the machine's own, so that they win
 	NativeHotplug bool     // root ports do hot-plug by themselves (pciehp), not through ACPI
+	NoIntRemap    bool     // the IOMMU does not remap interrupts; virtio's never does
 	Channels      []string // virtio-serial ports wired to inherited sockets, by name, see FDs
 }
 

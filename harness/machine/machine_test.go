@@ -87,6 +87,17 @@ func TestNativeHotplug(t *testing.T) {
 	assert.Assert(t, is.Contains(strings.Join(m.Args(), " "), "-global ICH9-LPC."+word))
 }
 
+func TestNoIntRemap(t *testing.T) {
+	for _, name := range Names() {
+		m := full(t, name)
+		m.NoIntRemap = true
+		assert.NilError(t, m.Validate())
+		args := strings.Join(m.Args(), " ")
+		assert.Assert(t, !strings.Contains(args, "intremap=on"), name)
+		assert.Equal(t, strings.Contains(args, "-iommu,intremap=off"), name == "intel" || name == "amd", name)
+	}
+}
+
 func TestFDs(t *testing.T) {
 	m := full(t, "none")
 	assert.DeepEqual(t, m.FDs(), []string{"qmp", "nestbed.control", "nestbed.ssh", "nestbed.shell"})

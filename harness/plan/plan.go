@@ -75,6 +75,7 @@ func Make(req Request) (Plan, error) {
 				cell := Cell{Scenario: c.scenario, Variant: c.variant, Kernel: k, Machine: m}
 				needs := cell.Needs()
 				cell.Machine.NativeHotplug = needs.NativeHotplug
+				cell.Machine.NoIntRemap = needs.NoInterruptRemapping
 				cell.Skip, cell.Remedy = unfit(needs, k, m)
 				if cell.Skip != "" || req.Repeat <= 1 {
 					p.Cells = append(p.Cells, cell)

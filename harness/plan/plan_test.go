@@ -161,3 +161,18 @@ func TestVariantNeeds(t *testing.T) {
 	assert.Equal(t, p.Cells[1].Machine.NativeHotplug, true)
 	assert.Equal(t, p.Cells[2].Skip, "needs Linux 9.9 or later, this is 6.1.192-amd64")
 }
+
+// A machine without interrupt remapping is the same machine by name, wherever there is an IOMMU at all.
+func TestNoInterruptRemapping(t *testing.T) {
+	p, err := Make(Request{
+		Catalogue: []lab.Scenario{{Name: "attach-one", Timeout: time.Second, Needs: lab.Needs{IOMMU: lab.AnyIOMMU}, Variants: []lab.Variant{
+			{Name: "intremap-off", Needs: lab.Needs{NoInterruptRemapping: true}}, {Name: "plain"},
+		}}},
+		Kernels:  []kernels.Kernel{{Release: "6.1.192-amd64"}},
+		Machines: named(t, "intel", "none"),
+	})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, names(p.Runs()), []string{"attach-one@intremap-off/6.1.192-amd64/intel", "attach-one@plain/6.1.192-amd64/intel"})
+	assert.Equal(t, p.Cells[0].Machine.NoIntRemap, true)
+	assert.Equal(t, p.Cells[1].Machine.NoIntRemap, false)
+}

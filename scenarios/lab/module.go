@@ -106,3 +106,9 @@ func cpuVendorModule(root string) (string, error) {
 	}
 	return "", fmt.Errorf("the guest's CPU has neither svm nor vmx: KVM cannot work in it")
 }
+
+// Name is the module's.
+func (m *Module) Name() string { return m.name }
+
+// Loaded reports whether the kernel has it as a module, now.
+func (m *Module) Loaded() bool { return m.t.mods.Loaded(m.name) }

@@ -80,6 +80,9 @@ type Needs struct {
 	// NativeHotplug asks for root ports that do hot-plug by themselves (pciehp). q35 leaves it to ACPI
 	// otherwise, as stock machines do.
 	NativeHotplug bool
+
+	// NoInterruptRemapping asks for an IOMMU that does not remap interrupts. It translates DMA as ever.
+	NoInterruptRemapping bool
 }
 
 // and joins two needs: bounds of more replace those of n, all else adds up.
@@ -92,6 +95,8 @@ func (n Needs) and(more Needs) Needs {
 		MaxKernel:     cmp.Or(more.MaxKernel, n.MaxKernel),
 		Options:       slices.Concat(n.Options, more.Options),
 		NativeHotplug: n.NativeHotplug || more.NativeHotplug,
+
+		NoInterruptRemapping: n.NoInterruptRemapping || more.NoInterruptRemapping,
 	}
 }
 

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -121,10 +120,7 @@ func (t *T) BindVFIO(kind Device) *VFIODevice {
 // virtio-iommu never remaps them, amd-iommu of QEMU 7.2 not for every kernel (7.3: "No southbridge IOAPIC
 // found, Disabling interrupt remapping"). With intel-iommu a refusal stays the kernel's own mistake.
 func (t *T) allowInterrupts() {
-	table, err := os.ReadFile(filepath.Join(t.env.Root, "/proc/interrupts"))
-	t.mustHost("interrupt remapping", err)
-	// The chip's name says it: IR-IO-APIC, IR-PCI-MSI.
-	if t.IOMMU() == IntelIOMMU || bytes.Contains(table, []byte(" IR-")) {
+	if t.IOMMU() == IntelIOMMU || t.RemapsInterrupts() {
 		return
 	}
 	t.Log("no interrupt remapping: vfio_iommu_type1.allow_unsafe_interrupts=Y")
@@ -190,7 +186,7 @@ func (d *VFIODevice) SetIOMMU() {
 
 // Attach goes as far as SetIOMMU: the group is usable, its device not open.
 func (d *VFIODevice) Attach() {
-	if d.container == nil {
+	if d.container == nil && !d.attached { // it may be in another device's container
 		d.OpenContainer()
 	}
 	if d.group == nil {

@@ -1,0 +1,84 @@
+package lab
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/nestbed/nestbed/guestagent/uapi"
+)
+
+const unsafeInterrupts = "allow_unsafe_interrupts" // of vfio_iommu_type1
+
+// RemapsInterrupts reports whether the machine's interrupts go through an IOMMU.
+func (t *T) RemapsInterrupts() bool {
+	table, err := os.ReadFile(filepath.Join(t.env.Root, "/proc/interrupts"))
+	t.mustHost("interrupt remapping", err)
+	// The chip's name says it: IR-IO-APIC, IR-PCI-MSI.
+	return bytes.Contains(table, []byte(" IR-"))
+}
+
+// AllowUnsafeInterrupts tells type1 whether it may have devices whose interrupts nothing remaps. At the end
+// it is told what it was told before.
+func (t *T) AllowUnsafeInterrupts(allow bool) {
+	path := filepath.Join(t.env.Root, "/sys/module/vfio_iommu_type1/parameters", unsafeInterrupts)
+	before, err := os.ReadFile(path)
+	t.mustHost("unsafe interrupts", err)
+	set := func(value string) error { return t.mods.SetParameter("vfio_iommu_type1", unsafeInterrupts, value) }
+	value := map[bool]string{true: "Y", false: "N"}[allow]
+	t.mustHost("unsafe interrupts", set(value))
+	t.atEnd("allow unsafe interrupts as before", func() error { return set(strings.TrimSpace(string(before))) })
+}
+
+// TrySetIOMMU is SetIOMMU for a scenario that judges the outcome itself.
+func (d *VFIODevice) TrySetIOMMU() error {
+	err := d.container.SetIOMMU(uapi.VFIOType1v2IOMMU)
+	d.attached = err == nil
+	return err
+}
+
+// TryOpen is GET_DEVICE_FD for a scenario that expects a refusal.
+func (d *VFIODevice) TryOpen() error {
+	device, err := d.group.Device(d.pci.Address)
+	if err == nil {
+		d.t.must(device.Close())
+	}
+	return err
+}
+
+// JoinContainer puts the device's group into the container of another device, which has its IOMMU.
+func (d *VFIODevice) JoinContainer(other *VFIODevice) {
+	d.OpenGroup()
+	d.t.must(d.group.SetContainer(other.container))
+	d.attached = true
+}
+
+// UnsetContainer takes the device's group out of its container.
+func (d *VFIODevice) UnsetContainer() error {
+	err := d.group.UnsetContainer()
+	if err == nil {
+		d.attached = false
+	}
+	return err
+}
+
+// CloseContainer closes the container and keeps the group and the device.
+func (d *VFIODevice) CloseContainer() { d.t.must(d.container.Close()) }
+
+// CloseDevice closes the device and keeps its group and container.
+func (d *VFIODevice) CloseDevice() { d.t.must(d.device.Close()) }
+
+// Driver is the driver that the device is bound to, "" for none.
+func (d *VFIODevice) Driver() string {
+	name, err := d.pci.Driver()
+	d.t.mustHost("driver of the device", err)
+	return name
+}
+
+// HasGroupNode reports whether the group can be opened by its name.
+func (d *VFIODevice) HasGroupNode() bool {
+	_, err := os.Stat(filepath.Join(d.t.env.Root, "/dev/vfio", strconv.Itoa(d.number)))
+	return err == nil
+}
