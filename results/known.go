@@ -222,7 +222,7 @@ func (i Issue) explains(o Outcome) bool {
 	for n, r := range o.Reports {
 		explained := n == 0 && framesMatch(i.Frames, r)
 		for _, a := range i.Also {
-			explained = explained || n > 0 && a.title.match(r.Title) && framesMatch(a.Frames, r)
+			explained = explained || n > 0 && a.explains(r)
 		}
 		if n > 0 && i.title.match(r.Title) && framesMatch(i.Frames, r) {
 			explained = true // the same report again
@@ -235,6 +235,15 @@ func (i Issue) explains(o Outcome) bool {
 		}
 	}
 	return len(o.Reports) > 0
+}
+
+// explains reports whether r is the further report that is meant. One that is written without frames names
+// none itself: a jump into freed text leaves no trace.
+func (a KnownReport) explains(r record.Report) bool {
+	if len(a.Frames) == 0 && len(r.Frames) > 0 {
+		return false
+	}
+	return a.title.match(r.Title) && framesMatch(a.Frames, r)
 }
 
 // framesMatch reports whether the wanted frames are, in this order, among the top frames in modules. Two

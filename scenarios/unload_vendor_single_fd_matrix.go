@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ var _ = lab.Register(lab.Scenario{
 
 func eachAlone(t *lab.T, vendor *lab.Module) {
 	alone := func(what string, vm *lab.VM, destroyed bool, letGo func()) {
+		t.Log(fmt.Sprintf("%s: %d references of the vendor module", what, vendor.Held()))
 		t.Check(vm.Destroyed() == destroyed, "all but /dev/kvm keeps the VM alive: "+what)
 		t.WantErr(vendor.Unload(), unix.EWOULDBLOCK, "the vendor module stays for "+what)
 		letGo()

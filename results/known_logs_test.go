@@ -1,0 +1,68 @@
+package results
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/nestbed/nestbed/harness/console"
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// knownLogs are console logs of cells that known.yaml explains, cut to the reports.
+var knownLogs = map[string]struct{ scenario, variant, kernel, known string }{
+	"mapped-bar-debian-6.12.117.log":      {"unload-vendor-single-fd-matrix", "bar", "6.12.117+deb12-amd64", "kvm-vendor-unpinned"},
+	"stats-fd-debian-6.12.117.log":        {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-6.12.117-uevent.log": {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-7.2.12.log":          {"unload-vendor-stats-fd", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-7.3.4.log":           {"unload-vendor-stats-fd", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-stats"},
+	"debugfs-file-debian-6.12.117.log":    {"unload-vendor-debugfs-file", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-debugfs"},
+	"debugfs-file-debian-7.2.12.log":      {"unload-vendor-debugfs-file", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
+	"debugfs-file-debian-7.3.4.log":       {"unload-vendor-debugfs-file", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
+}
+
+// outcome judges a log of a guest that did not answer any more.
+func outcome(t *testing.T, log string) Outcome {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata/known", log))
+	assert.NilError(t, err)
+	return Judge(Input{Records: script("step:close"), Reports: console.Parse(text), Exit: exit(func(x *Exit) { x.AgentLost = true })})
+}
+
+func TestShippedKnownExplainsRealLogs(t *testing.T) {
+	known, err := ShippedKnown()
+	assert.NilError(t, err)
+	files, err := os.ReadDir("testdata/known")
+	assert.NilError(t, err)
+	assert.Equal(t, len(files), len(knownLogs), "each log has its entry")
+	for name, c := range knownLogs {
+		cell := cellOf(c.scenario, c.kernel)
+		cell.Variant = c.variant
+		o := known.Explain(cell, outcome(t, name))
+		assert.Check(t, o.Verdict == record.Known && o.Known == c.known, "%s: %v %q", name, o.Verdict, o.Title)
+
+		// No entry excuses the same log of another scenario, or of a kernel without the bug.
+		for other, d := range knownLogs {
+			cell.Scenario, cell.Variant = d.scenario, d.variant
+			o := known.Explain(cell, outcome(t, name))
+			assert.Check(t, (o.Verdict == record.Known) == (d.known == c.known), "%s as %s", name, other)
+		}
+		cell = cellOf(c.scenario, "6.1.0-56-amd64")
+		cell.Variant = c.variant
+		assert.Equal(t, known.Explain(cell, outcome(t, name)).Verdict, record.Crash)
+	}
+}
+
+// A further report that is known by its title alone has no frames; with frames it is another bug.
+func TestKnownReportWithoutFrames(t *testing.T) {
+	known, err := ShippedKnown()
+	assert.NilError(t, err)
+	o := outcome(t, "debugfs-file-debian-6.12.117.log")
+	assert.Equal(t, len(o.Reports), 2)
+	cell := cellOf("unload-vendor-debugfs-file", "6.12.117+deb12-amd64")
+	assert.Equal(t, known.Explain(cell, o).Verdict, record.Known)
+	o.Reports[1].Frames, o.Reports[1].Modules = []string{"kvm_mmu_zap_all"}, []string{"kvm"}
+	assert.Equal(t, known.Explain(cell, o).Verdict, record.Crash)
+}
