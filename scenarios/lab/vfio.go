@@ -34,6 +34,7 @@ type VFIODevice struct {
 	attached  bool // the group is in the container, which has its IOMMU
 	device    *vfio.Device
 	edu       pci.EDU
+	nvme      pci.NVMe
 }
 
 // vIOMMU is the machine's virtual IOMMU.
