@@ -41,7 +41,8 @@ var _ = lab.Register(lab.Scenario{
 		t.WantErr(vfio.Unload(), unix.EWOULDBLOCK, "and so does vfio")
 
 		t.Step("only a mapped BAR")
-		bar := dev.MapBAR()
+		dev.EnableDMA()
+		bar := dev.MapBAR(0)
 		id := bar.Register(0)
 		dev.Close()
 		refused("with only a mapping left")

@@ -97,6 +97,12 @@ func (g *Group) SetContainer(c *Container) error {
 	return err
 }
 
+// UnsetContainer takes the group out of its container.
+func (g *Group) UnsetContainer() error {
+	_, err := uapi.Ioctl(g.FD(), g.Name(), uapi.VFIOGroupUnsetContainer, 0)
+	return err
+}
+
 // Device opens a device of the group by its name, for PCI its address.
 func (g *Group) Device(name string) (*Device, error) {
 	cname, err := unix.BytePtrFromString(name)

@@ -83,3 +83,7 @@ func TestErrorsNameTheOperation(t *testing.T) {
 	_, err := OpenGroup(-1)
 	assert.Error(t, err, "open /dev/vfio/-1: no such file or directory")
 }
+
+func TestUnsetContainerOfAClosedGroup(t *testing.T) {
+	assert.Error(t, (&Group{uapi.Own(-1, "group 7")}).UnsetContainer(), "VFIO_GROUP_UNSET_CONTAINER group 7: bad file descriptor")
+}

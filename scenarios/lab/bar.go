@@ -28,6 +28,13 @@ func (d *VFIODevice) MapBAR(index int) *BAR {
 // Unmap ends the mapping.
 func (b *BAR) Unmap() { b.t.must(b.Close()) }
 
+// Register reads a register of a device whose memory is enabled.
+func (b *BAR) Register(at uint64) uint32 {
+	value, err := b.Read32(at)
+	b.t.must(err)
+	return value
+}
+
 // Alive reports whether the BAR is edu's and answers.
 func (b *BAR) Alive() error { return pci.EDU{Registers: b}.Alive() }
 
@@ -44,6 +51,3 @@ const DMASize = pci.EDUMaxDMA
 func (d *VFIODevice) StartToMemory(iova uint32) {
 	d.t.mustHost("DMA of edu", d.edu.StartToMemory(iova, pci.EDUMaxDMA))
 }
-
-// CloseDevice closes the device's descriptor and keeps its group and container.
-func (d *VFIODevice) CloseDevice() { d.t.must(d.device.Close()) }

@@ -67,9 +67,6 @@ func (d *VFIODevice) UnsetContainer() error {
 // CloseContainer closes the container and keeps the group and the device.
 func (d *VFIODevice) CloseContainer() { d.t.must(d.container.Close()) }
 
-// CloseDevice closes the device and keeps its group and container.
-func (d *VFIODevice) CloseDevice() { d.t.must(d.device.Close()) }
-
 // Driver is the driver that the device is bound to, "" for none.
 func (d *VFIODevice) Driver() string {
 	name, err := d.pci.Driver()

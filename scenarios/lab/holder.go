@@ -178,30 +178,3 @@ func (f *DeviceFile) Works() bool {
 
 // Close closes the descriptor.
 func (f *DeviceFile) Close() { f.t.must(f.desc.Close()) }
-
-// BARMapping is a mapped page of BAR 0, which outlives the device's descriptors.
-type BARMapping struct {
-	t *T
-	*vfio.Mapping
-}
-
-// MapBAR maps the first page of the open device's BAR 0 and lets the device decode it.
-func (d *VFIODevice) MapBAR() *BARMapping {
-	d.EnableDMA()
-	bar, err := d.device.Region(uapi.VFIOPCIBAR0)
-	d.t.must(err)
-	m, err := bar.Map()
-	d.t.must(err)
-	d.t.atEnd("unmap the BAR", m.Close)
-	return &BARMapping{d.t, m}
-}
-
-// Register reads a register of the device.
-func (m *BARMapping) Register(at uint64) uint32 {
-	value, err := m.Read32(at)
-	m.t.mustHost("read the mapped BAR", err)
-	return value
-}
-
-// Unmap ends the mapping.
-func (m *BARMapping) Unmap() { m.t.must(m.Close()) }
