@@ -53,8 +53,8 @@ unit: payload ## unit tests, no QEMU needed
 e2e: payload ## end-to-end tests: real QEMU, real kernels
 	$(GO) test -p 1 -timeout 40m -count=1 ./...
 
-test-all: setup lint unit e2e ## make test, and the suite on every stock kernel
-	NESTBED_ALL=1 $(GO) test -timeout 120m -count=1 -run 'TestSuite' ./harness/cmd/nestbed
+test-all: setup lint unit e2e ## make test, and the tier on every stock kernel and machine
+	NESTBED_ALL=1 $(GO) test -timeout 240m -count=1 -run 'TestTierEverywhere' ./harness/cmd/nestbed
 
 bench: setup build ## ratios against bare QEMU, with a spinner beside
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./harness/bench
