@@ -3,6 +3,7 @@ package results
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -65,4 +66,29 @@ func TestKnownReportWithoutFrames(t *testing.T) {
 	assert.Equal(t, known.Explain(cell, o).Verdict, record.Known)
 	o.Reports[1].Frames, o.Reports[1].Modules = []string{"kvm_mmu_zap_all"}, []string{"kvm"}
 	assert.Equal(t, known.Explain(cell, o).Verdict, record.Crash)
+}
+
+// The memory of /dev/kvm's device may hold something else when the VM's end is announced. Only the statistics'
+// log shows it; the other ways to the same function differ in the caller.
+func TestShippedKnownExplainsTheUeventOfEveryCaller(t *testing.T) {
+	known, err := ShippedKnown()
+	assert.NilError(t, err)
+	for _, c := range []struct{ scenario, variant, caller, known string }{
+		{"unload-vendor-while-vfio-holds-kvm", "", "vfio_device_put_kvm", "kvm-vendor-unpinned"},
+		{"unload-vendor-single-fd-matrix", "bar", "vfio_device_put_kvm", "kvm-vendor-unpinned"},
+		{"unload-vendor-stats-fd", "", "kvm_vm_stats_release", "kvm-vendor-unpinned-stats"},
+	} {
+		o := outcome(t, "stats-fd-debian-6.12.117-uevent.log")
+		cell := cellOf(c.scenario, "6.12.117+deb12-amd64")
+		cell.Variant = c.variant
+		for n := range o.Reports {
+			i := slices.Index(o.Reports[n].Frames, "kvm_vm_stats_release")
+			assert.Assert(t, i > 0)
+			o.Reports[n].Frames[i] = c.caller
+		}
+		assert.Equal(t, known.Explain(cell, o).Known, c.known, c.scenario)
+		o.Reports[0].Frames = slices.Delete(o.Reports[0].Frames, 3, 4)
+		o.Reports[0].Modules = slices.Delete(o.Reports[0].Modules, 3, 4)
+		assert.Equal(t, known.Explain(cell, o).Verdict, record.Crash, "not from the announcement")
+	}
 }
