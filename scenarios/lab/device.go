@@ -51,9 +51,12 @@ func e1000eAlive(r pci.Registers) error {
 	return err
 }
 
-// testdevAlive reads the first test's header: its number, the width of an access and the name's place are
-// never all ones or all zeros.
+// testdevAlive selects the first test and reads its header, which is all zeros as long as none is selected:
+// the number, the width of an access and the name's place are then neither zeros nor ones.
 func testdevAlive(r pci.Registers) error {
+	if err := r.Write32(0, 0); err != nil {
+		return err
+	}
 	head, err := r.Read32(0)
 	if err == nil && (head == 0 || head == 0xffffffff) {
 		err = fmt.Errorf("pci-testdev: header reads %#x", head)
