@@ -1,5 +1,5 @@
-// Command agent runs scenarios in the guest: it reads the host's answers on standard input and writes one
-// record per line on standard output.
+// Command agent runs scenarios in the guest, or a program in the place of one: it reads the host's answers on
+// standard input and writes one record per line on standard output.
 //
 // It owns the command line. What a scenario does is in package scenarios, how it runs in scenarios/lab.
 package main
@@ -18,6 +18,8 @@ import (
 
 const usage = `usage:
   agent run NAME [--variant V] [--scale F]   run a scenario
+  agent exec [--device D]... [--name N] [--timeout T] [--reproducer] [--scale F] -- PROG [ARG]...
+                                             run a program beside devices that are bound to vfio-pci
   agent list                                 name the scenarios
   agent version                              what this agent was built from
   agent child NAME [ARG]...                  internal: a scenario's other process
@@ -54,6 +56,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}
 		env.In, env.Out = stdin, stdout
 		return status(lab.Execute(s, env))
+	case "exec":
+		p, env, err := program(args)
+		if err != nil {
+			return misused("exec: " + err.Error())
+		}
+		env.In, env.Out = stdin, stdout
+		return status(lab.Execute(p.Scenario(), env))
 	case "child":
 		if len(args) == 0 {
 			return misused("child: no name")
@@ -103,4 +112,14 @@ func scenario(args []string) (lab.Scenario, lab.Env, error) {
 	var err error
 	env.Self, err = os.Executable()
 	return s, env, err
+}
+
+// program reads the arguments of exec.
+func program(args []string) (lab.Program, lab.Env, error) {
+	p, scale, err := lab.ParseProgram(args)
+	if err != nil {
+		return p, lab.Env{}, err
+	}
+	self, err := os.Executable()
+	return p, lab.Env{Variant: p.Name, Scale: scale, Self: self}, err
 }

@@ -21,6 +21,8 @@ func TestUsage(t *testing.T) {
 		"no command":                      nil,
 		"unknown command jump":            {"jump"},
 		"child: no name":                  {"child"},
+		"exec: no program":                {"exec", "--device", "edu"},
+		"exec: invalid value \"vga\"":     {"exec", "--device", "vga", "--", "x"},
 		"run: no scenario":                {"run"},
 		"run: unknown scenario nobody":    {"run", "nobody"},
 		"run: the scale is not positive":  {"run", "--scale", "0", "l2-runs"},
@@ -80,6 +82,21 @@ func TestRunOutsideAGuest(t *testing.T) {
 		kinds = append(kinds, rec.Kind)
 	}
 	assert.DeepEqual(t, kinds, []record.Kind{record.KindHello, record.KindBroken, record.KindDone})
+}
+
+func TestExecOutsideAGuest(t *testing.T) {
+	p, env, err := program([]string{"--name", "l1", "--scale", "2", "--", "/bin/true", "--name"})
+	assert.NilError(t, err)
+	assert.Check(t, env.Variant == "l1" && env.Scale == 2 && env.Self != "")
+	assert.DeepEqual(t, p.Argv, []string{"/bin/true", "--name"})
+
+	var out bytes.Buffer
+	assert.Equal(t, run([]string{"exec", "--name", "l1", "--", "/bin/true"}, strings.NewReader(""), &out, io.Discard), 0)
+	var reader record.Reader
+	first, _, _ := bytes.Cut(out.Bytes(), []byte("\n"))
+	hello, err := reader.Parse(first)
+	assert.NilError(t, err)
+	assert.Equal(t, hello.Hello.Scenario+"@"+hello.Hello.Variant, "exec@l1")
 }
 
 type brokenPipe struct{}

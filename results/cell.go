@@ -32,6 +32,7 @@ type Header struct {
 	Cells       []Planned `json:"cells"`
 	Skips       []Skip    `json:"skips,omitempty"`
 	NotCovered  []string  `json:"not_covered,omitempty"` // what a green result does not say, one phrase each
+	Program     *Program  `json:"program,omitempty"`     // what nestbed exec ran in the place of scenarios
 }
 
 // Host is where a run ran.

@@ -29,6 +29,7 @@ const (
 	RecordsFile = "records.jsonl"
 	OutcomeFile = "outcome.json"
 	ConsoleFile = "console.log"
+	OutputFile  = "output.log" // of the program that nestbed exec ran
 )
 
 const (
@@ -519,9 +520,11 @@ func (r *Run) Outcome(c Cell) (Outcome, error) {
 	return o, nil
 }
 
-// RecordLog appends records to a cell's records.jsonl as they arrive. It is for one goroutine.
+// RecordLog appends records to a cell's records.jsonl as they arrive, and a program's output to a file of its
+// own besides. It is for one goroutine.
 type RecordLog struct {
-	f *os.File
+	f      *os.File
+	output *os.File // opened by the first piece
 }
 
 // NewRecordLog opens dir/records.jsonl.
@@ -542,14 +545,34 @@ func (l *RecordLog) Append(rec record.Record) error {
 	if err == nil {
 		_, err = l.f.Write(line.Bytes())
 	}
+	if err == nil && rec.Log != nil && rec.Log.From == record.FromProgram {
+		err = l.appendOutput(rec.Log.Text)
+	}
 	if err != nil {
 		return fmt.Errorf("append record %d: %w", rec.Seq, err)
 	}
 	return nil
 }
 
+func (l *RecordLog) appendOutput(text string) (err error) {
+	if l.output == nil {
+		name := filepath.Join(filepath.Dir(l.f.Name()), OutputFile)
+		if l.output, err = os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644); err != nil {
+			return err
+		}
+	}
+	_, err = l.output.WriteString(text)
+	return err
+}
+
 // Close ends writing.
-func (l *RecordLog) Close() error { return l.f.Close() }
+func (l *RecordLog) Close() error {
+	err := l.f.Close()
+	if l.output != nil {
+		err = errors.Join(err, l.output.Close())
+	}
+	return err
+}
 
 // ReadRecords reads dir/records.jsonl up to the first line that breaks the stream's rules, which a cut
 // last line does too. No file is no records.
@@ -581,6 +604,30 @@ func ReadRecords(dir string) ([]record.Record, error) {
 			return out, nil
 		}
 	}
+}
+
+// ReadOutput gives the last bytes of dir/output.log, at most so many. No file is no output.
+func ReadOutput(dir string, limit int64) (string, error) {
+	f, err := os.Open(filepath.Join(dir, OutputFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read output: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.Seek(max(0, info.Size()-limit), io.SeekStart)
+	}
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(io.LimitReader(f, limit))
+	}
+	if err != nil {
+		return "", fmt.Errorf("read output: %w", err)
+	}
+	return string(text), nil
 }
 
 // checkSchema accepts want and what shares its name and major version, with or without a minor.

@@ -87,6 +87,7 @@ type Check struct {
 // Log is evidence for a reader; it never changes a verdict.
 type Log struct {
 	Text string `json:"text"`
+	From string `json:"from,omitempty"` // FromProgram or FromExit, when nestbed exec runs a program
 }
 
 // Call asks the host to do something that only it can. The host answers each with one Reply.

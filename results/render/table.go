@@ -103,8 +103,19 @@ func tally(out *bytes.Buffer, s Summary, cells []results.Cell) {
 	for _, p := range s.Passes {
 		fmt.Fprintln(out, fit(fmt.Sprintf("unexpected pass: %s, where %s is known", p.Cell.ID(), p.Known), width))
 	}
-	if len(s.NotCovered) > 0 {
-		for i, line := range wrap(strings.Join(s.NotCovered, "; "), width-13) {
+	footer(out, s.NotCovered, s.RunID)
+}
+
+// Footer writes what green does not say, and where there is more.
+func Footer(w io.Writer, notCovered []string, run string) error {
+	var out bytes.Buffer
+	footer(&out, notCovered, run)
+	return flush(w, &out)
+}
+
+func footer(out *bytes.Buffer, notCovered []string, run string) {
+	if len(notCovered) > 0 {
+		for i, line := range wrap(strings.Join(notCovered, "; "), width-13) {
 			label := "not covered: "
 			if i > 0 {
 				label = "             "
@@ -112,8 +123,8 @@ func tally(out *bytes.Buffer, s Summary, cells []results.Cell) {
 			fmt.Fprintln(out, label+line)
 		}
 	}
-	if s.RunID != "" {
-		fmt.Fprintf(out, "more: nestbed show %s\n", quote(s.RunID))
+	if run != "" {
+		fmt.Fprintf(out, "more: nestbed show %s\n", quote(run))
 	}
 }
 
@@ -206,7 +217,12 @@ func Detail(w io.Writer, run *results.Run, c results.Cell) error {
 	if c.Signature != "" {
 		whole("signature", c.Signature)
 	}
-	whole("again", Rerun(c.Planned()))
+	if dir := run.Path(c); dir != "" && run.Header().Program != nil {
+		if err := output(&out, dir); err != nil {
+			note("output", err.Error())
+		}
+	}
+	whole("again", again(run.Header(), c.Planned()))
 	return flush(w, &out)
 }
 

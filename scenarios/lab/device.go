@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nestbed/nestbed/guestagent/pci"
 )
@@ -27,6 +28,19 @@ var (
 	// Testdev is pci-testdev: BARs and nothing else.
 	Testdev = Device{Name: "pci-testdev", ID: pci.ID{Vendor: 0x1b36, Device: 0x0005}, bar: 4096, alive: testdevAlive}
 )
+
+// DeviceNamed finds a kind of device by its name.
+func DeviceNamed(name string) (Device, error) {
+	kinds := []Device{EDU, NVMe, E1000E, Testdev}
+	names := make([]string, len(kinds))
+	for i, d := range kinds {
+		if d.Name == name {
+			return d, nil
+		}
+		names[i] = d.Name
+	}
+	return Device{}, fmt.Errorf("unknown device %q, there are: %s", name, strings.Join(names, ", "))
+}
 
 // nvmeAlive reads the version register, which is 1.x for every controller.
 func nvmeAlive(r pci.Registers) error {

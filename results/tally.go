@@ -1,0 +1,181 @@
+package results
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"regexp"
+	"slices"
+
+	"github.com/nestbed/nestbed/results/record"
+)
+
+// TallySchema names the version of a Tally as JSON.
+const TallySchema = "nestbed/tally/1"
+
+// Program is what nestbed exec ran, as run.json has it.
+type Program struct {
+	Path    string   `json:"path"` // as the user named it
+	Args    []string `json:"args,omitempty"`
+	SHA256  string   `json:"sha256"`            // of the program as it came into the guest
+	Devices []string `json:"devices,omitempty"` // none: no device
+	Timeout float64  `json:"timeout_s"`
+	Expect  string   `json:"expect,omitempty"` // a regular expression: the program is to make the kernel report so
+}
+
+// Tally is what the runs of one program come to.
+//
+// A run that reached the program and was judged is a hit or none: with an expectation one in which the kernel
+// reported such a title, without one that is not pass. All others (skip, error, unfinished, or ended before
+// the program began) are undecided and count in neither number.
+type Tally struct {
+	Schema    string   `json:"schema"`
+	Expect    string   `json:"expect,omitempty"`
+	Hits      int      `json:"hits"`
+	Runs      int      `json:"runs"` // that are decided
+	Undecided int      `json:"undecided"`
+	Rate      float64  `json:"rate"` // Hits of Runs
+	Low       float64  `json:"low"`  // 95% confidence interval of the rate, by Wilson
+	High      float64  `json:"high"`
+	Endings   []Ending `json:"endings"` // hits first, then by how many
+}
+
+// Ending is one way in which runs ended.
+type Ending struct {
+	Verdict record.Verdict `json:"verdict"` // invalid: unfinished
+	Title   string         `json:"title"`   // the first run's
+	Hit     bool           `json:"hit"`
+	Decided bool           `json:"decided"`
+	Count   int            `json:"count"`
+	Example Cell           `json:"-"` // the first run that ended so
+}
+
+// Tally counts the runs of the run's program.
+func (r *Run) Tally() (Tally, error) {
+	p := r.header.Program
+	if p == nil {
+		return Tally{}, fmt.Errorf("run %s: no run of a program", r.ID())
+	}
+	expect, err := regexp.Compile(p.Expect)
+	if err != nil {
+		return Tally{}, fmt.Errorf("run %s: expect: %w", r.ID(), err)
+	}
+	cells, err := r.Cells()
+	if err != nil {
+		return Tally{}, err
+	}
+	unfinished, err := r.Unfinished()
+	if err != nil {
+		return Tally{}, err
+	}
+	for _, left := range unfinished {
+		cells = append(cells, NewCell(left, Outcome{}))
+	}
+	t := Tally{Schema: TallySchema, Expect: p.Expect}
+	for _, c := range cells {
+		hit := c.Verdict.Bad()
+		if p.Expect != "" {
+			if hit, err = r.reported(c, expect); err != nil {
+				return Tally{}, err
+			}
+		}
+		t.count(c, hit)
+	}
+	t.Low, t.High = wilson(t.Hits, t.Runs)
+	if t.Runs > 0 {
+		t.Rate = float64(t.Hits) / float64(t.Runs)
+	}
+	slices.SortStableFunc(t.Endings, func(a, b Ending) int {
+		return cmp.Or(-compareBool(a.Hit, b.Hit), -compareBool(a.Decided, b.Decided), cmp.Compare(b.Count, a.Count))
+	})
+	return t, nil
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// count adds a run.
+func (t *Tally) count(c Cell, hit bool) {
+	judged := c.Verdict.Bad() || c.Verdict == record.Pass || c.Verdict == record.Known
+	decided := judged && c.Step == record.ProgramStep
+	hit = hit && decided
+	switch {
+	case !decided:
+		t.Undecided++
+	case hit:
+		t.Hits++
+		fallthrough
+	default:
+		t.Runs++
+	}
+	i := slices.IndexFunc(t.Endings, func(e Ending) bool {
+		x := e.Example
+		return x.Verdict == c.Verdict && x.Signature == c.Signature && e.Hit == hit && e.Decided == decided &&
+			(c.Signature != "" || x.Title == c.Title)
+	})
+	if i < 0 {
+		i = len(t.Endings)
+		t.Endings = append(t.Endings, Ending{Verdict: c.Verdict, Title: c.Title, Hit: hit, Decided: decided, Example: c})
+	}
+	t.Endings[i].Count++
+}
+
+// reported says whether the kernel reported such a title in the cell, first or later.
+func (r *Run) reported(c Cell, title *regexp.Regexp) (bool, error) {
+	if c.Verdict == record.Crash && title.MatchString(c.Title) {
+		return true, nil
+	}
+	o, err := r.Outcome(c)
+	if errors.Is(err, fs.ErrNotExist) { // it never ran, or has no verdict
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(Flatten(o.Reports), func(rep record.Report) bool { return title.MatchString(rep.Title) }), nil
+}
+
+// Status is the exit status: whether the program did what it was run for. With an expectation one hit is
+// enough for 0, and 1 says that no run was one; without, 0 says that all went well. 2 says that this cannot be
+// told.
+func (t Tally) Status() int {
+	switch {
+	case t.Expect != "" && t.Hits > 0:
+		return 0
+	case t.Undecided > 0 || t.Runs == 0:
+		return 2
+	case t.Expect != "" || t.Hits > 0:
+		return 1
+	}
+	return 0
+}
+
+// wilson is the 95% confidence interval of a rate of which k of n were seen. Unlike the textbook's it is of
+// use where it matters here: with few runs, and at none or all of them.
+func wilson(k, n int) (low, high float64) {
+	if n == 0 {
+		return 0, 1
+	}
+	const z = 1.959964
+	p, m := float64(k)/float64(n), float64(n)
+	middle := (p + z*z/(2*m)) / (1 + z*z/m)
+	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
+	// At none and at all the formula gives 0 and 1 but for the last digit.
+	low, high = max(0, middle-half), min(1, middle+half)
+	if k == 0 {
+		low = 0
+	}
+	if k == n {
+		high = 1
+	}
+	return low, high
+}
