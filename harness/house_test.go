@@ -57,6 +57,7 @@ harness/pool: harness/qemu harness/guest harness/machine harness/qmp harness/con
 harness/doctor: harness/qemu harness/guest harness/machine harness/pool harness/console results/record kernels
 harness/plan: scenarios scenarios/lab kernels harness/machine results/record
 harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record
+harness/repro: images/layout harness/runner
 harness/bench: scenarios kernels images harness/* results results/record
 harness/cmd/nestbed: scenarios scenarios/lab kernels images harness/* results results/*
 harness: NONE

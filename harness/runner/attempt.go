@@ -120,11 +120,12 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 	if err := g.SSH.Push(starting, AgentPath, 0o755, a.runner.Agent); err != nil {
 		return a.lost(ctx, starting, g, fmt.Errorf("push the agent: %w", err))
 	}
-	command := fmt.Sprintf("%s run --scale %.2f", AgentPath, slow)
-	if a.cell.Variant != "" {
-		command += " --variant " + a.cell.Variant
+	for _, f := range a.runner.Files {
+		if err := g.SSH.Push(starting, f.Name, f.Mode, f.Data); err != nil {
+			return a.lost(ctx, starting, g, err)
+		}
 	}
-	sess, err := g.SSH.StartAgent(starting, command+" "+a.cell.Scenario.Name)
+	sess, err := g.SSH.StartAgent(starting, guest.Command(append([]string{AgentPath}, a.words(slow)...)...))
 	if err != nil {
 		return a.lost(ctx, starting, g, fmt.Errorf("start the agent: %w", err))
 	}
@@ -134,6 +135,18 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
 	}}
 	return t.run(ctx)
+}
+
+// words are the agent's arguments.
+func (a *attempt) words(slow float64) []string {
+	if p := a.runner.Program; p != nil {
+		return p.Words(slow)
+	}
+	words := []string{"run", "--scale", fmt.Sprintf("%.2f", slow)}
+	if a.cell.Variant != "" {
+		words = append(words, "--variant", a.cell.Variant)
+	}
+	return append(words, a.cell.Scenario.Name)
 }
 
 // Why a guest can no longer be expected to answer.

@@ -12,6 +12,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"sync"
 	"time"
@@ -47,6 +48,11 @@ type Runner struct {
 	Progress Progress
 	Workers  int
 
+	// Program, if not nil, is what the agent runs in every cell in the place of the scenario that it makes;
+	// Files are pushed into the guest before.
+	Program *lab.Program
+	Files   []File
+
 	// BootProven names the machines on which some kernel is known to reach userspace on this host with this
 	// accelerator: there, a kernel that does not is at fault itself. A boot in this run proves a machine too.
 	BootProven map[string]bool
@@ -57,6 +63,13 @@ type Runner struct {
 	// Keep, if not nil, is given the guest of a cell that ended badly, while it still runs; the guest ends
 	// when it returns.
 	Keep func(context.Context, Kept)
+}
+
+// File is a file for the guest.
+type File struct {
+	Name string // absolute, in the guest
+	Mode fs.FileMode
+	Data []byte
 }
 
 // Kept is a guest that is kept for a person to look at.

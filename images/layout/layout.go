@@ -9,6 +9,7 @@ const (
 	ModuleDir  = "/lib/nestbed/modules"      // NAME.ko, uncompressed
 	ModuleList = "/lib/nestbed/modules.json" // []Module
 	BootList   = "/lib/nestbed/boot.json"    // []string: names of modules that init loads, in this order
+	Programs   = "/tmp"                      // where nestbed exec puts a user's program
 	Path       = "/bin"                      // where a command without a slash is looked for; the agent is pushed here
 )
 

@@ -109,6 +109,7 @@ says and what the kernel prints.
     nestbed doctor                   what this machine can run
     nestbed run                      the suite on a stock kernel
     nestbed run 'unload-*' -k debian:6.1 -k debian:6.12
+    nestbed exec -- bug.c            a program of your own in such a guest
     nestbed show last                the last run once more`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -117,6 +118,6 @@ says and what the kernel prints.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (%s --help shows the flags)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newDoctor(), newRun(), newList(), newShow(), newCompare(), newReport(), newKernel(), newShell(), newCache())
+	root.AddCommand(newDoctor(), newRun(), newList(), newShow(), newCompare(), newReport(), newExec(), newKernel(), newShell(), newCache())
 	return root
 }

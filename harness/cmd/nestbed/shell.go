@@ -73,7 +73,7 @@ func shell(ctx context.Context, kernel, machineName, binary string, args []strin
 		return err
 	}
 	say(fmt.Sprintf("%s on %s; console: %s/console.log", ks[0].Release, machineName, dir))
-	status, err := attach(ctx, g, quoted(args), stdin, stdout, stderr)
+	status, err := attach(ctx, g, guest.Command(args...), stdin, stdout, stderr)
 	if err != nil {
 		return err
 	}
@@ -146,24 +146,4 @@ func resizes(fd int) (<-chan guest.Size, func()) {
 		}
 	}()
 	return sizes, func() { signal.Stop(signals); close(done) }
-}
-
-// quoted joins arguments into one command line for the guest's shell.
-func quoted(args []string) string {
-	var line string
-	for i, a := range args {
-		if i > 0 {
-			line += " "
-		}
-		line += "'"
-		for _, r := range a {
-			if r == '\'' {
-				line += `'\''`
-			} else {
-				line += string(r)
-			}
-		}
-		line += "'"
-	}
-	return line
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -69,17 +70,39 @@ or as much of its beginning as is unique. The exit status is that of the run, or
 						return err
 					}
 				}
-				return status(cells, unfinished)
+				return runStatus(run, cells, unfinished)
 			}
 			if err := render.Table(cmd.OutOrStdout(), summary(run, filepath.Dir(run.Dir()) != usual.runs, cells, unfinished, results.Known{}, elapsed(run, cells))); err != nil {
 				return err
 			}
-			return status(cells, unfinished)
+			if run.Header().Program != nil {
+				tally, err := run.Tally()
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout())
+				if err := render.Tally(cmd.OutOrStdout(), tally); err != nil {
+					return err
+				}
+			}
+			return runStatus(run, cells, unfinished)
 		},
 	}
 	cmd.Flags().StringVar(&output, "output", "", "folder of runs (default: $XDG_STATE_HOME/nestbed/runs)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object per cell per line")
 	return cmd
+}
+
+// runStatus is the exit status that the run's own command had.
+func runStatus(run *results.Run, cells []results.Cell, unfinished []results.Planned) error {
+	if run.Header().Program == nil {
+		return status(cells, unfinished)
+	}
+	tally, err := run.Tally()
+	if err != nil {
+		return err
+	}
+	return tallied(tally)
 }
 
 // elapsed is the time from a run's start to its last verdict.
