@@ -1,0 +1,69 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Unbind takes the device from its driver, as root would through sysfs. It waits as long as the driver does.
+func (d *VFIODevice) Unbind() error { return d.pci.Unbind() }
+
+// BindTo gives the device, which has no driver, to one: by driver_override, whether or not it is on the driver's
+// list.
+func (d *VFIODevice) BindTo(driver string) error { return d.pci.Bind(driver) }
+
+// Driver is the driver that the device is bound to, "" for none.
+func (d *VFIODevice) Driver() string {
+	name, err := d.pci.Driver()
+	d.t.mustHost("driver of the device", err)
+	return name
+}
+
+// NetInterfaces counts the network interfaces that the device's driver has made of it.
+func (d *VFIODevice) NetInterfaces() int {
+	entries, err := os.ReadDir(filepath.Join(d.t.env.Root, "/sys/bus/pci/devices", d.pci.Address, "net"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0
+	}
+	d.t.mustHost("network interfaces of the device", err)
+	return len(entries)
+}
+
+// TryOpen is GET_DEVICE_FD of a device whose group is attached, for a scenario that judges the outcome: what it
+// opens it closes again.
+func (d *VFIODevice) TryOpen() error {
+	device, err := d.group.Device(d.pci.Address)
+	if err == nil {
+		d.t.must(device.Close())
+	}
+	return err
+}
+
+// SettleDMA waits until edu's engine is through with what somebody else began.
+func (d *VFIODevice) SettleDMA() {
+	ctx, cancel := d.t.patience(5 * time.Second)
+	defer cancel()
+	d.t.mustHost("DMA of edu", d.edu.Settle(ctx))
+}
+
+// KernelSymbol is the first of these functions that the kernel has: the one for Pending.BlockedIn where kernels
+// name it differently.
+func (t *T) KernelSymbol(names ...string) string {
+	table, err := os.ReadFile(filepath.Join(t.env.Root, "/proc/kallsyms"))
+	t.mustHost("symbols of the kernel", err)
+	for _, name := range names {
+		for _, end := range []string{"\n", "\t"} { // a module's function is followed by its module
+			if bytes.Contains(table, []byte(" "+name+end)) {
+				return name
+			}
+		}
+	}
+	t.Skip("this kernel has none of the functions that the scenario looks for: "+names[0]+" ...", "a kernel with CONFIG_KALLSYMS that has one")
+	return ""
+}
+
+// GroupViable asks the open group whether every device of it is bound to VFIO or to nothing.
+func (d *VFIODevice) GroupViable() (bool, error) { return d.group.Viable() }
