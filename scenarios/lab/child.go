@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nestbed/nestbed/guestagent/uapi"
 )
 
 // ChildFunc is what runs in a process of its own. It uses the wrappers of guestagent directly; its error,
@@ -254,20 +252,9 @@ func stacksOf(proc string) string {
 	return b.String()
 }
 
-// Socket is one end of a connection between two children. A child gets its descriptor by ChildWith.
-type Socket struct {
-	uapi.Desc
-	t *T
-}
-
-// SocketPair makes two connected sockets, which are closed at the end at the latest.
-func (t *T) SocketPair() (a, b *Socket) {
+// SocketPair makes two connected sockets, one for each of two children, which are closed at the end at the latest.
+func (t *T) SocketPair() (a, b *Descriptor) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	t.mustHost("socketpair", err)
-	a, b = &Socket{uapi.Own(pair[0], "socket"), t}, &Socket{uapi.Own(pair[1], "socket"), t}
-	t.atEnd("close the sockets", func() error { return errors.Join(a.Desc.Close(), b.Desc.Close()) })
-	return a, b
+	return t.own(pair[0], "socket"), t.own(pair[1], "socket")
 }
-
-// Close closes the scenario's own descriptor.
-func (s *Socket) Close() { s.t.mustHost("close a socket", s.Desc.Close()) }
