@@ -52,7 +52,7 @@ var _ = lab.Register(lab.Scenario{
 		t.Step("unmap the BAR with a transfer under way: the device goes")
 		dev.StartToMemory(iova)
 		bar.Unmap()
-		if t.KernelBefore(6, 1) {
+		if !t.Since(6, 1) {
 			dev.Close()
 		}
 		dev.WaitDeleted(leaves)

@@ -98,21 +98,27 @@ func (e EDU) dma(ctx context.Context, from, to uint32, n int, cmd uint32) error 
 	if err := e.start(from, to, n, cmd); err != nil {
 		return err
 	}
+	if err := e.Settle(ctx); err != nil {
+		return fmt.Errorf("edu: transfer of %d bytes from %#x to %#x: %w", n, from, to, err)
+	}
+	return nil
+}
+
+// Settle waits until no transfer runs, whoever began it. Until then edu ignores what is written to its DMA
+// registers, and a new owner's first transfer would be the old owner's.
+func (e EDU) Settle(ctx context.Context) error {
 	// The end can be had by an interrupt too, but that would put MSI and eventfds into every scenario that
 	// moves a byte.
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		cmd, err := e.Read32(eduDMACmd)
-		if err != nil {
+		if err != nil || cmd&eduRun == 0 {
 			return err
-		}
-		if cmd&eduRun == 0 {
-			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("edu: transfer of %d bytes from %#x to %#x not finished: %w", n, from, to, ctx.Err())
+			return fmt.Errorf("not finished: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}

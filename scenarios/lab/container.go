@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/nestbed/nestbed/guestagent/uapi"
 )
@@ -23,28 +22,13 @@ func (t *T) RemapsInterrupts() bool {
 // AllowUnsafeInterrupts tells type1 whether it may have devices whose interrupts nothing remaps. At the end
 // it is told what it was told before.
 func (t *T) AllowUnsafeInterrupts(allow bool) {
-	path := filepath.Join(t.env.Root, "/sys/module/vfio_iommu_type1/parameters", unsafeInterrupts)
-	before, err := os.ReadFile(path)
-	t.mustHost("unsafe interrupts", err)
-	set := func(value string) error { return t.mods.SetParameter("vfio_iommu_type1", unsafeInterrupts, value) }
-	value := map[bool]string{true: "Y", false: "N"}[allow]
-	t.mustHost("unsafe interrupts", set(value))
-	t.atEnd("allow unsafe interrupts as before", func() error { return set(strings.TrimSpace(string(before))) })
+	t.SetModuleParameter("vfio_iommu_type1", unsafeInterrupts, map[bool]string{true: "Y", false: "N"}[allow])
 }
 
 // TrySetIOMMU is SetIOMMU for a scenario that judges the outcome itself.
 func (d *VFIODevice) TrySetIOMMU() error {
 	err := d.container.SetIOMMU(uapi.VFIOType1v2IOMMU)
 	d.attached = err == nil
-	return err
-}
-
-// TryOpen is GET_DEVICE_FD for a scenario that expects a refusal.
-func (d *VFIODevice) TryOpen() error {
-	device, err := d.group.Device(d.pci.Address)
-	if err == nil {
-		d.t.must(device.Close())
-	}
 	return err
 }
 
@@ -62,16 +46,6 @@ func (d *VFIODevice) UnsetContainer() error {
 		d.attached = false
 	}
 	return err
-}
-
-// CloseContainer closes the container and keeps the group and the device.
-func (d *VFIODevice) CloseContainer() { d.t.must(d.container.Close()) }
-
-// Driver is the driver that the device is bound to, "" for none.
-func (d *VFIODevice) Driver() string {
-	name, err := d.pci.Driver()
-	d.t.mustHost("driver of the device", err)
-	return name
 }
 
 // HasGroupNode reports whether the group can be opened by its name.

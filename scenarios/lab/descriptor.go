@@ -1,10 +1,6 @@
 package lab
 
-import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-)
+import "errors"
 
 // The verbs of this file are about single descriptors: to close them in an order of one's own, to pass them
 // to another process, or to ask something of them that no other verb would.
@@ -52,13 +48,4 @@ func (v *VM) VFIOFD() int { return v.vfio.FD() }
 func (t *T) LiveVMs() int {
 	t.mustHost("uevents", t.events.pump())
 	return len(t.events.live) - t.idle.vms
-}
-
-// Since reports whether the kernel is of this version or a later one.
-func (t *T) Since(major, minor int) bool {
-	var uts unix.Utsname
-	t.mustHost("uname", unix.Uname(&uts))
-	kernel, err := parseVersion(unix.ByteSliceToString(uts.Release[:]))
-	t.mustHost("uname", err)
-	return !kernel.before(version{major, minor})
 }

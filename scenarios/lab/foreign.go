@@ -39,13 +39,6 @@ func (t *T) Dup(fd int) *Descriptor {
 	return t.own(dup, "duplicate")
 }
 
-// NewVFIO makes the VM's kvm-vfio device, which knows of no device yet.
-func (v *VM) NewVFIO() {
-	var err error
-	v.vfio, err = v.vm.CreateVFIO()
-	v.t.must(err)
-}
-
 // Mem is the page's bytes, for calls that take an address.
 func (p *Page) Mem() []byte { return p.mem }
 
@@ -67,6 +60,3 @@ func (t *T) SetModuleParameter(module, parameter, value string) {
 		return t.mods.SetParameter(module, parameter, strings.TrimSpace(string(before)))
 	})
 }
-
-// Alive asks the open device, edu, whether it answers through its descriptor.
-func (d *VFIODevice) Alive() error { return d.edu.Alive() }

@@ -66,8 +66,8 @@ func findRegime(mods *kmod.Set, kernel version) (Regime, error) {
 	return RFILE, nil
 }
 
-// KernelBefore reports whether the kernel is older than a release.
-func (t *T) KernelBefore(major, minor int) bool { return t.kernel.before(version{major, minor}) }
+// Since reports whether the kernel is of this release or a later one.
+func (t *T) Since(major, minor int) bool { return !t.kernel.before(version{major, minor}) }
 
 // version is the part of a kernel's release that scenarios may depend on.
 type version struct{ major, minor int }

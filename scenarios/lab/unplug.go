@@ -77,7 +77,7 @@ func (d *VFIODevice) WaitDeleted(limit time.Duration) {
 		select {
 		case <-more:
 		case <-ctx.Done():
-			d.t.Log(inKernel(d.t.env.Root, "pci"))
+			d.t.Log(tasksIn(d.t.env.Root, "pci"))
 			d.t.must(fmt.Errorf("unplug %s: QEMU has not deleted it within %v", d.pci.Address, limit))
 		}
 	}
@@ -89,7 +89,7 @@ func (d *VFIODevice) WaitRemoved(limit time.Duration) {
 	defer cancel()
 	if err := d.t.events.waitRemoved(ctx, d.pci.Address); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			d.t.Log(inKernel(d.t.env.Root, "pci"))
+			d.t.Log(tasksIn(d.t.env.Root, "pci"))
 			d.t.must(err)
 		}
 		d.t.mustHost("uevents", err)
@@ -194,9 +194,9 @@ func (d *VFIODevice) name() string {
 	return d.pci.Address + " vf_token=" + d.token
 }
 
-// inKernel shows the tasks whose way through the kernel has the word in it: what holds up a removal is not
+// tasksIn shows the tasks whose way through the kernel has the word in it: what holds up a removal is not
 // one of our own threads.
-func inKernel(root, word string) string {
+func tasksIn(root, word string) string {
 	var b strings.Builder
 	stacks, err := filepath.Glob(filepath.Join(root, "/proc/[0-9]*/stack"))
 	if err != nil { // only a bad pattern
