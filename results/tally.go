@@ -8,6 +8,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/nestbed/nestbed/results/record"
 )
@@ -44,8 +45,9 @@ type Tally struct {
 
 // Ending is one way in which runs ended.
 type Ending struct {
-	Verdict record.Verdict `json:"verdict"` // invalid: unfinished
-	Title   string         `json:"title"`   // the first run's
+	Verdict record.Verdict `json:"verdict"`           // invalid: unfinished
+	Title   string         `json:"title"`             // the first run's
+	Program string         `json:"program,omitempty"` // of a pass, how the program ended: a reproducer may fail in one
 	Hit     bool           `json:"hit"`
 	Decided bool           `json:"decided"`
 	Count   int            `json:"count"`
@@ -75,13 +77,23 @@ func (r *Run) Tally() (Tally, error) {
 	}
 	t := Tally{Schema: TallySchema, Expect: p.Expect}
 	for _, c := range cells {
-		hit := c.Verdict.Bad()
+		e := Ending{Verdict: c.Verdict, Title: c.Title, Hit: c.Verdict.Bad(), Decided: decided(c), Example: c}
 		if p.Expect != "" {
-			if hit, err = r.reported(c, expect); err != nil {
+			title, hit, err := r.reported(c, expect)
+			if err != nil {
+				return Tally{}, err
+			}
+			if e.Hit = hit; hit {
+				e.Title = title
+			}
+		}
+		e.Hit = e.Hit && e.Decided
+		if c.Verdict == record.Pass { // all others say why themselves
+			if e.Program, err = programEnd(r.Path(c)); err != nil {
 				return Tally{}, err
 			}
 		}
-		t.count(c, hit)
+		t.count(e)
 	}
 	t.Low, t.High = wilson(t.Hits, t.Runs)
 	if t.Runs > 0 {
@@ -103,45 +115,71 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// count adds a run.
-func (t *Tally) count(c Cell, hit bool) {
-	judged := c.Verdict.Bad() || c.Verdict == record.Pass || c.Verdict == record.Known
-	decided := judged && c.Step == record.ProgramStep
-	hit = hit && decided
-	switch {
-	case !decided:
-		t.Undecided++
-	case hit:
-		t.Hits++
-		fallthrough
-	default:
-		t.Runs++
+// programEnd says how the program in a cell's folder ended, without the time that it took. "" if it did not.
+func programEnd(dir string) (string, error) {
+	if dir == "" {
+		return "", nil
 	}
-	i := slices.IndexFunc(t.Endings, func(e Ending) bool {
-		x := e.Example
-		return x.Verdict == c.Verdict && x.Signature == c.Signature && e.Hit == hit && e.Decided == decided &&
-			(c.Signature != "" || x.Title == c.Title)
-	})
+	records, err := ReadRecords(dir)
+	end := ""
+	for _, rec := range records {
+		if rec.Log != nil && rec.Log.From == record.FromExit {
+			end, _, _ = strings.Cut(rec.Log.Text, " after ")
+		}
+	}
+	return end, err
+}
+
+// decided says whether a run tells anything of the program.
+func decided(c Cell) bool {
+	judged := c.Verdict.Bad() || c.Verdict == record.Pass || c.Verdict == record.Known
+	return judged && c.Step == record.ProgramStep
+}
+
+// count adds a run.
+func (t *Tally) count(e Ending) {
+	if e.Decided {
+		t.Runs++
+	} else {
+		t.Undecided++
+	}
+	if e.Hit {
+		t.Hits++
+	}
+	i := slices.IndexFunc(t.Endings, e.like)
 	if i < 0 {
 		i = len(t.Endings)
-		t.Endings = append(t.Endings, Ending{Verdict: c.Verdict, Title: c.Title, Hit: hit, Decided: decided, Example: c})
+		t.Endings = append(t.Endings, e)
 	}
 	t.Endings[i].Count++
 }
 
-// reported says whether the kernel reported such a title in the cell, first or later.
-func (r *Run) reported(c Cell, title *regexp.Regexp) (bool, error) {
-	if c.Verdict == record.Crash && title.MatchString(c.Title) {
-		return true, nil
+// like says whether two runs ended alike for a reader. What an expected title comes with is no difference.
+func (e Ending) like(x Ending) bool {
+	if x.Verdict != e.Verdict || x.Hit != e.Hit || x.Decided != e.Decided || x.Program != e.Program {
+		return false
+	}
+	return x.Title == e.Title || x.Example.Signature != "" && x.Example.Signature == e.Example.Signature
+}
+
+// reported gives the title, first or later, by which the kernel reported what is expected.
+func (r *Run) reported(c Cell, expect *regexp.Regexp) (title string, hit bool, err error) {
+	if c.Verdict == record.Crash && expect.MatchString(c.Title) {
+		return c.Title, true, nil
 	}
 	o, err := r.Outcome(c)
 	if errors.Is(err, fs.ErrNotExist) { // it never ran, or has no verdict
-		return false, nil
+		return "", false, nil
 	}
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
-	return slices.ContainsFunc(Flatten(o.Reports), func(rep record.Report) bool { return title.MatchString(rep.Title) }), nil
+	for _, rep := range Flatten(o.Reports) {
+		if expect.MatchString(rep.Title) {
+			return rep.Title, true, nil
+		}
+	}
+	return "", false, nil
 }
 
 // Status is the exit status: whether the program did what it was run for. With an expectation one hit is

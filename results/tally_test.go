@@ -106,6 +106,10 @@ func TestTallyEndings(t *testing.T) {
 	for _, e := range got.Endings {
 		list = append(list, fmt.Sprint(e.Count, e.Verdict, e.Hit, e.Decided, e.Example.Repeat))
 	}
+	// What the expected report comes with, or after, is no other ending.
+	got2, err := programRun(t, "BUG: x", crash, ended(record.Crash, "INFO: rcu stall", "BUG: x"), ended(record.Crash, "INFO: rcu stall")).Tally()
+	assert.NilError(t, err)
+	assert.Equal(t, fmt.Sprint(got2.Endings[0].Count, got2.Endings[0].Title, got2.Endings[1].Count, got2.Endings[1].Title), "2BUG: x1INFO: rcu stall")
 	assert.DeepEqual(t, list, []string{"1 crash true true 4", "2 pass false true 1", "1 error false false 2"})
 }
 

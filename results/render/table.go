@@ -222,7 +222,7 @@ func Detail(w io.Writer, run *results.Run, c results.Cell) error {
 			note("output", err.Error())
 		}
 	}
-	whole("again", again(run.Header(), c.Planned()))
+	whole("again", Again(run.Header(), c.Planned()))
 	return flush(w, &out)
 }
 

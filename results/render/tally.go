@@ -45,6 +45,8 @@ func ending(out *bytes.Buffer, t results.Tally, e results.Ending) {
 		text = "as expected: " + text
 	case !e.Decided && e.Verdict != record.Invalid:
 		text = "undecided: " + text
+	case e.Verdict == record.Pass:
+		text = e.Program
 	case e.Verdict == record.Fail:
 		text += ": " + e.Example.Reason
 	}
@@ -71,8 +73,8 @@ func percent(rate float64) string {
 	}
 }
 
-// again is the command that runs the cell again.
-func again(h results.Header, cell results.Planned) string {
+// Again is the command that runs the cell again.
+func Again(h results.Header, cell results.Planned) string {
 	p := h.Program
 	if p == nil {
 		return Rerun(cell)

@@ -45,18 +45,22 @@ func programRun(t *testing.T, p results.Program) *results.Run {
 		c.Dir, c.Attempts = dir, 1
 		assert.NilError(t, run.Append(c))
 	}
-	log, err := results.NewRecordLog(run.Dir() + "/" + "exec@l1_6.12.117+deb12-amd64_intel#1")
+	note(t, run, 3, record.Log{Text: "exit status 1 after 0.3s", From: record.FromExit})
+	note(t, run, 1, record.Log{Text: strings.Repeat("a line\n", 30) + evil, From: record.FromProgram},
+		record.Log{Text: "killed by SIGSEGV after 0.2s", From: record.FromExit})
+	return run
+}
+
+// note writes the records of the run's n-th cell.
+func note(t *testing.T, run *results.Run, n int, logs ...record.Log) {
+	t.Helper()
+	log, err := results.NewRecordLog(fmt.Sprintf("%s/exec@l1_6.12.117+deb12-amd64_intel#%d", run.Dir(), n))
 	assert.NilError(t, err)
-	for i, rec := range []record.Record{
-		{Kind: record.KindHello, Hello: &record.Hello{Schema: record.Schema}},
-		{Kind: record.KindLog, Log: &record.Log{Text: strings.Repeat("a line\n", 30) + evil, From: record.FromProgram}},
-		{Kind: record.KindLog, Log: &record.Log{Text: "killed by SIGSEGV after 0.2s", From: record.FromExit}},
-	} {
-		rec.Seq = i + 1
-		assert.NilError(t, log.Append(rec))
+	assert.NilError(t, log.Append(record.Record{Seq: 1, Kind: record.KindHello, Hello: &record.Hello{Schema: record.Schema}}))
+	for i, l := range logs {
+		assert.NilError(t, log.Append(record.Record{Seq: i + 2, Kind: record.KindLog, Log: &l}))
 	}
 	assert.NilError(t, log.Close())
-	return run
 }
 
 func TestTally(t *testing.T) {
@@ -104,7 +108,7 @@ func TestAgain(t *testing.T) {
 		{results.Program{Path: "/b", Timeout: 90}, "--device none --timeout 1m30s -- /b"},
 		{results.Program{Path: "/a b", Args: []string{"", "$x"}, Devices: []string{"edu", "nvme"}, Timeout: 120, Expect: "a.*b"}, "--device edu --device nvme --timeout 2m --expect 'a.*b' -- '/a b' '' '$x'"},
 	} {
-		assert.Equal(t, again(results.Header{Program: &c.program}, cell), fmt.Sprintf("nestbed exec -k debian:6.12 -m intel %s", c.want))
+		assert.Equal(t, Again(results.Header{Program: &c.program}, cell), fmt.Sprintf("nestbed exec -k debian:6.12 -m intel %s", c.want))
 	}
-	assert.Equal(t, again(results.Header{}, planned("x")), Rerun(planned("x")))
+	assert.Equal(t, Again(results.Header{}, planned("x")), Rerun(planned("x")))
 }

@@ -177,13 +177,24 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 	}
 	defer run.Close()
 
+	save := func(c results.Cell) error {
+		if err := run.Append(c); err != nil || !f.json {
+			return err
+		}
+		return render.JSON(stdout, run, c)
+	}
+	if f.json {
+		if err := eachJSON(stdout, run); err != nil { // what the plan skipped: nothing else has a verdict yet
+			return err
+		}
+	}
 	workers := jobs(f.jobs, machines)
 	progress := render.NewProgress(stderr, render.ProgressOptions{Live: !f.json && isTerminal(stderr), Total: len(cells.Runs()), Workers: workers})
 	r := &runner.Runner{
 		Guests: t.pool, Agent: t.agent, Run: run, Progress: progress, Workers: workers,
 		BootProven: map[string]bool{doctor.Machine: accel.Proven}, Program: &p, Files: loaded.Files,
 	}
-	runErr := r.Go(ctx, runner.NewLocal(cells.Runs(), run.Append))
+	runErr := r.Go(ctx, runner.NewLocal(cells.Runs(), save))
 	progress.Close()
 	status := f.report(run, stdout)
 	if runErr != nil {
@@ -213,15 +224,6 @@ func (f execFlags) report(run *results.Run, stdout io.Writer) error {
 		return err
 	}
 	if f.json {
-		cells, err := run.Cells()
-		if err != nil {
-			return err
-		}
-		for _, c := range cells {
-			if err := render.JSON(stdout, run, c); err != nil {
-				return err
-			}
-		}
 		line, err := json.Marshal(tally)
 		if err != nil {
 			return err
@@ -246,6 +248,20 @@ func (f execFlags) report(run *results.Run, stdout io.Writer) error {
 		ref = run.Dir()
 	}
 	return errors.Join(render.Footer(stdout, run.Header().NotCovered, ref), tallied(tally))
+}
+
+// eachJSON writes the cells that have a verdict.
+func eachJSON(w io.Writer, run *results.Run) error {
+	cells, err := run.Cells()
+	if err != nil {
+		return err
+	}
+	for _, c := range cells {
+		if err := render.JSON(w, run, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func tallied(t results.Tally) error {

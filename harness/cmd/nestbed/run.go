@@ -135,14 +135,8 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 		return render.JSON(stdout, run, c)
 	}
 	if f.json {
-		skipped, err := run.Cells() // nothing else has a verdict yet
-		if err != nil {
+		if err := eachJSON(stdout, run); err != nil { // what the plan skipped: nothing else has a verdict yet
 			return err
-		}
-		for _, c := range skipped {
-			if err := render.JSON(stdout, run, c); err != nil {
-				return err
-			}
 		}
 	}
 	r := &runner.Runner{
