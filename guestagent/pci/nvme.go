@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// NVMe is an NVMe controller as far as its interrupts go: the admin queue pair on vector 0, and as many I/O
+// NVMe is an NVM Express controller as far as its state, its DMA and its interrupts go: the admin queue pair on vector 0, and as many I/O
 // queue pairs, each on the vector of its own number, as Start is asked for. It needs no namespace: a command
 // that fails completes, and interrupts, as well as another.
 type NVMe struct {
@@ -40,6 +40,7 @@ const (
 
 	nvmeCreateSQ    = 0x01
 	nvmeCreateCQ    = 0x05
+	nvmeIdentify    = 0x06 // of the admin queue
 	nvmeGetFeatures = 0x0a // of the admin queue
 	nvmeFlush       = 0x00 // of the others
 	nvmeNumQueues   = 0x07 // a feature that every controller has
@@ -88,6 +89,25 @@ func (n *NVMe) Start(ctx context.Context, memory []byte, iova uint64, vectors in
 		}
 	}
 	return nil
+}
+
+// Running reads whether the controller is enabled, and whether it is ready.
+func (n *NVMe) Running() (enabled, ready bool, err error) {
+	config, err := n.Read32(nvmeConfig)
+	if err != nil {
+		return false, false, err
+	}
+	status, err := n.Read32(nvmeStatus)
+	return config&1 != 0, status&1 != 0, err
+}
+
+// Identify has the controller, once started, write what it is into a page that it reaches at iova, and returns
+// its PCI vendor.
+func (n *NVMe) Identify(ctx context.Context, page []byte, iova uint64) (vendor uint16, err error) {
+	clear(page)
+	const controller = 1 // CNS
+	err = n.admin(ctx, nvmeIdentify, iova, controller, 0)
+	return binary.LittleEndian.Uint16(page), err
 }
 
 func (n *NVMe) ready(ctx context.Context, want uint32) error {

@@ -24,6 +24,10 @@ func (c *controller) Write32(at uint64, value uint32) error {
 	case at >= nvmeBells && at%8 == 0:
 		queue := (at - nvmeBells) / 8
 		n := c.done[queue]
+		command := c.memory[nvmePage*2*queue+64*uint64(n%nvmeDepth):]
+		if prp := binary.LittleEndian.Uint64(command[24:]); command[0] == nvmeIdentify && prp != 0 {
+			binary.LittleEndian.PutUint16(c.memory[prp-0x1000:], 0x1b36)
+		}
 		entry := c.memory[nvmePage*(2*queue+1)+16*uint64(n%nvmeDepth):]
 		binary.LittleEndian.PutUint16(entry[14:], uint16(1-n/nvmeDepth%2))
 		c.done[queue]++
@@ -45,6 +49,13 @@ func TestNVMe(t *testing.T) {
 		}
 	}
 	assert.Equal(t, c.done[2], 3*nvmeDepth)
+	page := c.memory[5*nvmePage:] // the last queue's completions are over
+	vendor, err := n.Identify(t.Context(), page, 0x1000+5*nvmePage)
+	assert.NilError(t, err)
+	assert.Equal(t, vendor, uint16(0x1b36))
+	enabled, ready, err := n.Running()
+	assert.NilError(t, err)
+	assert.Assert(t, enabled && ready)
 	assert.ErrorContains(t, n.Raise(3), "queue 3 of 3")
 	assert.ErrorContains(t, n.Start(t.Context(), c.memory[1:], 0, 3), "bytes for 3 vectors")
 }

@@ -42,14 +42,6 @@ func (t *T) Dup(fd int) *Descriptor {
 // Mem is the page's bytes, for calls that take an address.
 func (p *Page) Mem() []byte { return p.mem }
 
-// NewPages is NewPage for several pages in one piece.
-func (t *T) NewPages(n int) *Page {
-	mem, err := unix.Mmap(-1, 0, n*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
-	t.mustHost("map pages", err)
-	t.atEnd("unmap pages", func() error { return unix.Munmap(mem) })
-	return &Page{mem}
-}
-
 // SetModuleParameter writes a parameter of a module. At the end it has its old value back.
 func (t *T) SetModuleParameter(module, parameter, value string) {
 	path := filepath.Join(t.env.Root, "/sys/module", module, "parameters", parameter)
