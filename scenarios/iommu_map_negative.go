@@ -99,7 +99,8 @@ var _ = lab.Register(lab.Scenario{
 			{"a struct that is too short", func(m *vfio.Memory) { m.Argsz = 24 }, unix.EINVAL},
 			{"memory that is not there", func(m *vfio.Memory) { m.VAddr = gone.Address() }, unix.EFAULT},
 			{"the page mapped already", func(m *vfio.Memory) { m.IOVA = kept }, unix.EEXIST},
-			{"two pages, the second mapped already", func(m *vfio.Memory) { m.IOVA, m.Size = kept-pageSize, 2*pageSize }, unix.EEXIST},
+			{"two pages, the second mapped already",
+				func(m *vfio.Memory) { m.IOVA, m.Size = kept-pageSize, 2*pageSize }, unix.EEXIST},
 		} {
 			refused(c.claim, mapped(c.change), c.want)
 		}
@@ -113,8 +114,10 @@ var _ = lab.Register(lab.Scenario{
 			refused(claim, mapped(func(m *vfio.Memory) { m.IOVA = r.Start }), unix.EINVAL)
 		}
 		refused("the interrupt window", mapped(func(m *vfio.Memory) { m.IOVA = interrupts }), unix.EINVAL)
-		refused("the last page of the interrupt window", mapped(func(m *vfio.Memory) { m.IOVA = interrupts + 0xf_f000 }), unix.EINVAL)
-		refused("two pages that run into it", mapped(func(m *vfio.Memory) { m.IOVA, m.Size = interrupts-pageSize, 2*pageSize }), unix.EINVAL)
+		refused("the last page of the interrupt window",
+			mapped(func(m *vfio.Memory) { m.IOVA = interrupts + 0xf_f000 }), unix.EINVAL)
+		refused("two pages that run into it",
+			mapped(func(m *vfio.Memory) { m.IOVA, m.Size = interrupts-pageSize, 2*pageSize }), unix.EINVAL)
 		t.WantErr(mapped(func(m *vfio.Memory) { m.IOVA = interrupts - pageSize }), nil, "the page before it")
 		t.WantErr(unmapped(interrupts-pageSize, pageSize), nil, "unmap it")
 		alive(0x7c)

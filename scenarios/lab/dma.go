@@ -65,7 +65,8 @@ type Range struct {
 // Reserved are the ranges of the device's group, those left out that type1 lets user space map all the same
 // (direct-relaxable).
 func (d *VFIODevice) Reserved() []Range {
-	text, err := os.ReadFile(filepath.Join(d.t.env.Root, "/sys/kernel/iommu_groups", strconv.Itoa(d.number), "reserved_regions"))
+	group := filepath.Join(d.t.env.Root, "/sys/kernel/iommu_groups", strconv.Itoa(d.number))
+	text, err := os.ReadFile(filepath.Join(group, "reserved_regions"))
 	d.t.mustHost("reserved regions", err)
 	var list []Range
 	for line := range strings.Lines(string(text)) {
