@@ -31,6 +31,7 @@ images/control: NONE
 images/layout: NONE
 guestagent/uapi: NONE
 guestagent/uevent: NONE
+guestagent/kprobe: NONE
 harness/qmp: NONE
 harness/qmp/qmptest: harness/qmp
 kernels: NONE

@@ -12,6 +12,9 @@ type Device struct {
 	Name   string         // as scenarios name it
 	Driver string         // QEMU's
 	Props  map[string]any // QEMU's, as QMP takes them
+
+	// NVMeSubsystem says that the device belongs to the machine's NVMe subsystem, which cannot be hot-added.
+	NVMeSubsystem bool
 }
 
 // devices are those that a scenario can ask for.
@@ -19,6 +22,11 @@ func devices() []Device {
 	return []Device{
 		{Name: "edu", Driver: "edu"},
 		{Name: "nvme", Driver: "nvme", Props: map[string]any{"serial": "nestbed"}},
+		// Two virtual functions; the other numbers are the least that QEMU accepts for them.
+		{Name: "nvme-sriov", Driver: "nvme", NVMeSubsystem: true, Props: map[string]any{
+			"serial": "nestbed", "subsys": nvmeSubsystemID,
+			"sriov_max_vfs": 2, "sriov_vq_flexible": 4, "sriov_vi_flexible": 2,
+		}},
 		// No option ROM: nothing boots from these, and some distributions package the ROMs apart.
 		{Name: "e1000e", Driver: "e1000e", Props: map[string]any{"romfile": ""}},
 		{Name: "igb", Driver: "igb", Props: map[string]any{"romfile": ""}},

@@ -31,6 +31,9 @@ func (m Machine) features(w wiring) []feature {
 	if m.NativeHotplug {
 		fs = append(fs, pciehp{})
 	}
+	if m.NVMeSubsystem {
+		fs = append(fs, nvmeSubsystem{})
+	}
 	return append(fs, channels{w, m.Channels}, rootPorts(m.RootPorts))
 }
 
@@ -233,6 +236,14 @@ func (pciehp) args() []string {
 	return []string{"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"}
 }
 func (pciehp) words() []string { return nil }
+
+// nvmeSubsystem is what an nvme device with virtual functions shares with them.
+type nvmeSubsystem struct{}
+
+const nvmeSubsystemID = "nvmes"
+
+func (nvmeSubsystem) args() []string  { return []string{"-device", "nvme-subsys,id=" + nvmeSubsystemID} }
+func (nvmeSubsystem) words() []string { return nil }
 
 // rootPorts are empty; devices under test are hot-added behind them. Each is a slot of its own, so that each
 // device is in an IOMMU group of its own.

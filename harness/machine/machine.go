@@ -56,6 +56,7 @@ type Machine struct {
 	Cmdline       []string // kernel words after the machine's own, so that they win
 	NativeHotplug bool     // root ports do hot-plug by themselves (pciehp), not through ACPI
 	NoIntRemap    bool     // the IOMMU does not remap interrupts; virtio's never does
+	NVMeSubsystem bool     // there is one, for a Device that belongs to it
 	Channels      []string // virtio-serial ports wired to inherited sockets, by name, see FDs
 }
 

@@ -161,7 +161,7 @@ func TestDevices(t *testing.T) {
 	_, again := d.Props["driver"]
 	assert.Assert(t, !again, "Add changed the device")
 	_, err = DeviceNamed("gpu")
-	assert.Error(t, err, `unknown device "gpu", there are: edu, nvme, e1000e, igb, pci-testdev, virtio-net-pci`)
+	assert.Error(t, err, `unknown device "gpu", there are: edu, nvme, nvme-sriov, e1000e, igb, pci-testdev, virtio-net-pci`)
 }
 
 func TestDrivers(t *testing.T) {

@@ -76,6 +76,7 @@ func Make(req Request) (Plan, error) {
 				needs := cell.Needs()
 				cell.Machine.NativeHotplug = needs.NativeHotplug
 				cell.Machine.NoIntRemap = needs.NoInterruptRemapping
+				cell.Machine.NVMeSubsystem = needNVMeSubsystem(needs)
 				cell.Skip, cell.Remedy = unfit(needs, k, m)
 				if cell.Skip != "" || req.Repeat <= 1 {
 					p.Cells = append(p.Cells, cell)
@@ -89,6 +90,14 @@ func Make(req Request) (Plan, error) {
 		}
 	}
 	return p, nil
+}
+
+// needNVMeSubsystem says whether one of the devices must find a subsystem on the machine.
+func needNVMeSubsystem(needs lab.Needs) bool {
+	return slices.ContainsFunc(needs.Devices, func(d lab.Device) bool {
+		dev, err := machine.DeviceNamed(d.Name)
+		return err == nil && dev.NVMeSubsystem // an unknown one fails when it is asked for
+	})
 }
 
 type choice struct {

@@ -23,6 +23,8 @@ var (
 	EDU = Device{Name: "edu", ID: pci.EDUID, bar: pci.EDUBarSize, alive: func(r pci.Registers) error { return pci.EDU{Registers: r}.Alive() }}
 	// NVMe has MSI-X and FLR.
 	NVMe = Device{Name: "nvme", ID: pci.ID{Vendor: 0x1b36, Device: 0x0010}, bar: 4096, alive: nvmeAlive}
+	// NVMeSRIOV is an NVMe that can have two virtual functions.
+	NVMeSRIOV = Device{Name: "nvme-sriov", ID: NVMe.ID, bar: 4096, alive: nvmeAlive}
 	// E1000E has INTx, MSI, MSI-X, FLR, and power management.
 	E1000E = Device{Name: "e1000e", ID: pci.ID{Vendor: 0x8086, Device: 0x10d3}, bar: 4096, alive: e1000eAlive}
 	// Testdev is pci-testdev: BARs and nothing else.

@@ -1,0 +1,82 @@
+// Package kprobe counts how often a function of the kernel is called, where nothing else lets user space see
+// that it was.
+//
+// It owns the probes that it made through tracefs. What a call means is for its reader to say; traces of
+// events that the kernel defines itself do not belong here.
+package kprobe
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const group = "nestbed"
+
+// ErrNoSymbol says that the kernel has no function of that name, or none that can be probed.
+var ErrNoSymbol = errors.New("no such function in this kernel")
+
+// Counter counts the calls of one function. A probe of a module's function holds no reference of the module.
+type Counter struct {
+	dir  string
+	name string
+}
+
+// Count begins to count the calls of a function.
+func Count(root, symbol string) (*Counter, error) {
+	c := &Counter{filepath.Join(root, "/sys/kernel/tracing"), symbol}
+	err := c.write("kprobe_events", os.O_APPEND, "p:"+group+"/"+symbol+" "+symbol)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoSymbol)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := c.enable("1"); err != nil {
+		return nil, errors.Join(err, c.remove())
+	}
+	return c, nil
+}
+
+// Hits is how often the function was called.
+func (c *Counter) Hits() (int, error) {
+	text, err := os.ReadFile(filepath.Join(c.dir, "kprobe_profile"))
+	if err != nil {
+		return 0, fmt.Errorf("kprobe %s: %w", c.name, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var name string
+		var hits, missed int
+		if n, _ := fmt.Sscan(line, &name, &hits, &missed); n == 3 && name == c.name {
+			if missed > 0 {
+				return 0, fmt.Errorf("kprobe %s: %d calls were not counted", c.name, missed)
+			}
+			return hits, nil
+		}
+	}
+	return 0, fmt.Errorf("kprobe %s: not in the kernel's list", c.name)
+}
+
+// Close takes the probe away.
+func (c *Counter) Close() error { return errors.Join(c.enable("0"), c.remove()) }
+
+func (c *Counter) enable(value string) error {
+	return c.write(filepath.Join("events", group, c.name, "enable"), 0, value)
+}
+
+func (c *Counter) remove() error { return c.write("kprobe_events", os.O_APPEND, "-:"+group+"/"+c.name) }
+
+func (c *Counter) write(file string, flags int, text string) error {
+	f, err := os.OpenFile(filepath.Join(c.dir, file), os.O_WRONLY|flags, 0)
+	if err == nil {
+		_, err = f.WriteString(text + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("kprobe %s: %w", c.name, err)
+	}
+	return nil
+}
