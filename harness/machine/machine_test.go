@@ -98,6 +98,18 @@ func TestNoIntRemap(t *testing.T) {
 	}
 }
 
+// A device that belongs to a subsystem finds one under the name that it asks for.
+func TestNVMeSubsystem(t *testing.T) {
+	m := full(t, "intel")
+	assert.Assert(t, !strings.Contains(strings.Join(m.Args(), " "), "nvme-subsys"))
+	m.NVMeSubsystem = true
+	assert.Assert(t, is.Contains(strings.Join(m.Args(), " "), "-device nvme-subsys,id=nvmes "))
+	d, err := DeviceNamed("nvme-sriov")
+	assert.NilError(t, err)
+	assert.Assert(t, d.NVMeSubsystem)
+	assert.Equal(t, d.Add("dut1", 1)["subsys"], "nvmes")
+}
+
 func TestFDs(t *testing.T) {
 	m := full(t, "none")
 	assert.DeepEqual(t, m.FDs(), []string{"qmp", "nestbed.control", "nestbed.ssh", "nestbed.shell"})

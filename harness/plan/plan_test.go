@@ -146,6 +146,22 @@ func kernelFolder(t *testing.T, dir string) string {
 	return dir
 }
 
+// A device that belongs to a subsystem brings one to its machine, and to no other.
+func TestDeviceNeedsSubsystem(t *testing.T) {
+	needs := func(d lab.Device) lab.Needs { return lab.Needs{Devices: []lab.Device{d}} }
+	p, err := Make(Request{
+		Catalogue: []lab.Scenario{
+			{Name: "a-vf", Timeout: time.Second, Needs: needs(lab.NVMeSRIOV)},
+			{Name: "no-vf", Timeout: time.Second, Needs: needs(lab.NVMe)},
+		},
+		Kernels:  []kernels.Kernel{{Release: "6.1.192-amd64"}},
+		Machines: named(t, "intel"),
+	})
+	assert.NilError(t, err)
+	assert.Equal(t, p.Cells[0].Machine.NVMeSubsystem, true)
+	assert.Equal(t, p.Cells[1].Machine.NVMeSubsystem, false)
+}
+
 // A variant has needs of its own, and they reach the machine.
 func TestVariantNeeds(t *testing.T) {
 	p, err := Make(Request{

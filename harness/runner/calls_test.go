@@ -36,3 +36,16 @@ func TestCallsBeyondTheNeedsAreRefused(t *testing.T) {
 	}
 	assert.Equal(t, h.answer(t.Context(), record.Call{Verb: record.VerbFaults}).Error, "")
 }
+
+// An event is told by the slot, because the agent does not know QEMU's names; a device that is deleted leaves
+// its slot free.
+func TestDeletedDeviceFreesItsSlot(t *testing.T) {
+	h := &host{ports: 4, plugged: map[string]bool{"dut2": true, "dut3": true}}
+	ev := h.heard(record.Event{Name: "DEVICE_DELETED", Device: "dut2"})
+	assert.Equal(t, ev.Slot, 2)
+	assert.DeepEqual(t, h.plugged, map[string]bool{"dut3": true})
+	ev = h.heard(record.Event{Name: "DEVICE_UNPLUG_GUEST_ERROR", Device: "dut3"})
+	assert.Equal(t, ev.Slot, 3)
+	assert.Assert(t, h.plugged["dut3"])
+	assert.Equal(t, h.heard(record.Event{Name: "DEVICE_DELETED"}).Slot, 0)
+}
