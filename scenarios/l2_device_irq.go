@@ -114,6 +114,7 @@ var _ = lab.Register(lab.Scenario{
 		r := cpu.Start()
 		t.Check(r.Halted(limit), "the guest has halted")
 		vm.DeassignIRQFD(gsi, trigger)
+		trigger.Count() // up to 5.10 the irqfd only watched it
 		dev.Raise()
 		t.Check(dev.Raised(), "the device says that it raised its interrupt")
 		dev.Acknowledge()
@@ -131,7 +132,7 @@ var _ = lab.Register(lab.Scenario{
 		t.Check(r.Halted(limit), "the guest halts")
 		t.Check(r.Stop(), "it ends by being stopped, not by another interrupt")
 		t.WantInt(int(page.Uint16(runs)), fired, "the handler ran as often as the device fired for it")
-		t.WantInt(trigger.Count(), 0, "no signal is left in the eventfd")
+		t.WantInt(trigger.Count(), t.LeftInEventFD(), "no signal is left in the eventfd, from 5.11 on")
 		vm.Close()
 		dev.Close()
 		t.Check(vm.Destroyed(), "the VM is destroyed")

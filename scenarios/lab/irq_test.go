@@ -63,6 +63,15 @@ func TestBypassRefs(t *testing.T) {
 	assert.DeepEqual(t, own(list), []string{"skip irqbypass is built into this kernel and has no reference count"})
 }
 
+// So is whether a signal stays in its eventfd.
+func TestLeftInEventFD(t *testing.T) {
+	for text, want := range map[string]int{"...\x00eventfd_ctx_do_read\x00": 0, "...\x00eventfd_ctx_put\x00": 1} {
+		root := guestRoot(t)
+		fs.Apply(t, root, fs.WithDir("lib", fs.WithDir("nestbed", fs.WithDir("modules", fs.WithFile("vfio.ko", text)))))
+		host(t, root.Path(), scenario(func(c *T) { assert.Check(t, c.LeftInEventFD() == want) }), nil)
+	}
+}
+
 func TestGuestPage(t *testing.T) {
 	page := GuestPage(0x41, []byte{0xf4}, []byte{0xcf})
 	assert.DeepEqual(t, page[0x104:0x108], []byte{0x00, 0x05, 0, 0})
