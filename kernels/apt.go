@@ -57,6 +57,9 @@ func runApt(ctx context.Context, dir, conf string, args ...string) ([]byte, erro
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", strings.Join(args[:2], " "), ctx.Err())
 		}
+		if bytes.Contains(stderr.Bytes(), []byte("No space left on device")) {
+			err = fmt.Errorf("%w: %w", err, syscall.ENOSPC) // apt-get has it in words only
+		}
 		return nil, fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), err, aptComplaint(stderr.String()))
 	}
 	return stdout.Bytes(), nil
@@ -493,6 +496,9 @@ func notFound(s spec, seen []aptKernel, failed []error) error {
 	if len(seen) == 0 {
 		if len(failed) == 0 {
 			return &SpecError{Spec: s.String(), Reason: "the suite has no kernels for amd64", Hint: "want for example debian:" + s.version}
+		}
+		if errors.Is(failed[0], syscall.ENOSPC) {
+			return fmt.Errorf("ask the mirror: %w", failed[0])
 		}
 		return fmt.Errorf("ask the mirror: %w; is the network there, and is the name of the suite right?", failed[0])
 	}

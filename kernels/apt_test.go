@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/openpgp"           //lint:ignore SA1019 to sign a test's archive, as Debian signs its own
@@ -393,6 +394,27 @@ func TestSearchGivesUpOnAnUnreachableMirror(t *testing.T) {
 	_, err := archive.cache(t, oneMirror).Resolve(t.Context(), "debian:7.3", nil)
 	assert.ErrorContains(t, err, "is the network there")
 	assert.DeepEqual(t, archive.asked, []string{"bookworm", "bookworm-updates", "bookworm-security"})
+}
+
+func TestSearchOnAFullDisk(t *testing.T) {
+	archive := debianArchive()
+	c := archive.cache(t, oneMirror)
+	c.apt.run = inTurn(c.apt.run, "update", fmt.Errorf("apt-get update: exit status 100: %w", syscall.ENOSPC))
+	_, err := c.Resolve(t.Context(), "debian:7.3", nil)
+	assert.ErrorIs(t, err, syscall.ENOSPC)
+	assert.Assert(t, !strings.Contains(err.Error(), "network"), "%v", err)
+}
+
+type aptRun = func(ctx context.Context, dir, conf string, args ...string) ([]byte, error)
+
+// inTurn is run, but with a failure of one of apt-get's commands.
+func inTurn(run aptRun, command string, failure error) aptRun {
+	return func(ctx context.Context, dir, conf string, args ...string) ([]byte, error) {
+		if len(args) > 1 && args[1] == command {
+			return nil, failure
+		}
+		return run(ctx, dir, conf, args...)
+	}
 }
 
 func TestSearchLeavesOtherArchivesAlone(t *testing.T) {

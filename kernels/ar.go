@@ -20,7 +20,7 @@ const (
 	arHeader = 60
 )
 
-var errAr = errors.New("not an ar archive, or a damaged one")
+var errAr = errors.New("no Debian package, or a damaged one")
 
 func newArReader(r io.Reader) (*arReader, error) {
 	magic := make([]byte, len(arMagic))

@@ -23,6 +23,9 @@ func bzImageRelease(r io.ReaderAt) (string, error) {
 	if string(head[0x202:0x206]) != "HdrS" {
 		return "", errors.New("not an x86 bzImage")
 	}
+	if err := bzImageWhole(r, head); err != nil {
+		return "", err
+	}
 	at := binary.LittleEndian.Uint16(head[0x20e:])
 	if at == 0 {
 		return "", errors.New("a bzImage without a version")
@@ -38,6 +41,23 @@ func bzImageRelease(r io.ReaderAt) (string, error) {
 		return "", fmt.Errorf("a bzImage with the version %q", release)
 	}
 	return release, nil
+}
+
+// bzImageWhole compares the image with the size that its header gives (setup_sects and syssize; a signature may
+// follow). A boot loader reads past the end of a shorter file, and what dies of that says nothing about the kernel.
+func bzImageWhole(r io.ReaderAt, head []byte) error {
+	sectors := int64(head[0x1f1])
+	if sectors == 0 {
+		sectors = 4
+	}
+	want := (1+sectors)*512 + int64(binary.LittleEndian.Uint32(head[0x1f4:]))*16
+	var last [1]byte
+	if _, err := r.ReadAt(last[:], want-1); errors.Is(err, io.EOF) {
+		return fmt.Errorf("a bzImage that was cut short: its header promises %d bytes; copy or build it again", want)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // validRelease keeps releases printable and usable as a file name.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -74,12 +75,20 @@ func (l *layout) addPackage(ctx context.Context, name string, s *spool) (err err
 		if err != nil {
 			err = fmt.Errorf("read package %s: %w", filepath.Base(name), err)
 		}
+		if err != nil && ctx.Err() == nil && !errors.As(err, new(*fs.PathError)) {
+			err = fmt.Errorf("%w: fetch it again (dpkg-deb --contents %s must list it to the end)", err, name)
+		}
 	}()
 	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() {
+		return &fs.PathError{Op: "read", Path: name, Err: errors.New("not a file")}
+	}
 	archive, err := newArReader(bufio.NewReaderSize(f, 1<<16))
 	if err != nil {
 		return err
@@ -87,7 +96,7 @@ func (l *layout) addPackage(ctx context.Context, name string, s *spool) (err err
 	for {
 		member, _, err := archive.next()
 		if errors.Is(err, io.EOF) {
-			return errors.New("no data.tar: not a Debian package")
+			return fmt.Errorf("no data.tar: %w", errAr)
 		} else if err != nil {
 			return err
 		}

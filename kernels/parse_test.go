@@ -224,12 +224,16 @@ func TestBzImageRelease(t *testing.T) {
 	noVersion[0x20e], noVersion[0x20f] = 0, 0
 	outside := fakeImage("6.1")
 	outside[0x20e], outside[0x20f] = 0xff, 0xff
+	long := fakeImage("6.1")
+	long[0x1f4] = 1
 	for want, data := range map[string][]byte{
-		"an ELF vmlinux, not a bzImage": fakeModule(nil),
-		"not an x86 bzImage":            []byte("MZ short"),
-		"without a version":             noVersion,
-		`with the version ""`:           outside,
-		`with the version "../../x"`:    fakeImage("../../x"),
+		"cut short: its header promises 1040 bytes": long,
+		"promises 1024 bytes":                       fakeImage("6.1")[:0x3ff],
+		"an ELF vmlinux, not a bzImage":             fakeModule(nil),
+		"not an x86 bzImage":                        []byte("MZ short"),
+		"without a version":                         noVersion,
+		`with the version ""`:                       outside,
+		`with the version "../../x"`:                fakeImage("../../x"),
 	} {
 		_, err := bzImageRelease(bytes.NewReader(data))
 		assert.ErrorContains(t, err, want)

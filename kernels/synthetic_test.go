@@ -23,6 +23,7 @@ import (
 // fakeImage is the part of a bzImage that says which release it is.
 func fakeImage(release string) []byte {
 	image := make([]byte, 0x400)
+	image[0x1f1] = 1 // one sector of set-up code, and nothing behind it
 	copy(image[0x202:], "HdrS")
 	binary.LittleEndian.PutUint16(image[0x20e:], 0x100)
 	copy(image[0x300:], release+" (builder@example) #1 SMP\x00")

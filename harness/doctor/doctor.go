@@ -121,12 +121,15 @@ const wantedMB = 2048
 // Examine looks at everything. What is missing is in the examination; an error is trouble in looking.
 func (d *Doctor) Examine(ctx context.Context) (Examination, error) {
 	x := Examination{Tools: tools(), Disk: disk(filepath.Dir(d.Memory))}
-	caps, err := qemu.Ask(ctx, d.Binary)
-	if missing, ok := errors.AsType[*qemu.MissingError](err); ok {
-		x.Cannot = append(x.Cannot, Shortcoming{"anything", missing.Error(), "apt-get install qemu-system-x86, or --qemu PATH"})
+	path, version, err := qemu.Find(d.Binary)
+	if err != nil {
+		x.QEMU = QEMU{Path: path, Version: version} // neither when it is none; both when it is too old
+		x.Cannot = append(x.Cannot, Shortcoming{"anything", err.Error(), "apt-get install qemu-system-x86, or --qemu PATH"})
 		x.sum()
 		return x, nil
-	} else if err != nil {
+	}
+	caps, err := qemu.Ask(ctx, d.Binary)
+	if err != nil {
 		return x, err
 	}
 	x.QEMU = QEMU{Path: caps.Path, Version: caps.Version, Features: features(caps)}

@@ -185,6 +185,9 @@ func TestNoQEMU(t *testing.T) {
 	missing, ok := errors.AsType[*MissingError](err)
 	assert.Assert(t, ok, "%v", err)
 	assert.Equal(t, missing.Binary, "no-such-qemu")
+	assert.ErrorContains(t, err, "give the path of a qemu-system-x86_64")
+	t.Setenv("PATH", t.TempDir())
+	_, _, err = Find("")
 	assert.ErrorContains(t, err, "apt-get install qemu-system-x86")
 	_, _, err = Find("/no/such/qemu")
 	_, ok = errors.AsType[*MissingError](err)
@@ -214,10 +217,38 @@ func TestNotQEMU(t *testing.T) {
 	_, err = Start(ctx, Config{Binary: program(t, "echo loading >&2; exec sleep 600"), Machine: m, Dir: t.TempDir()})
 	assert.Error(t, err, "start qemu: qmp greeting: no time: loading")
 
-	_, _, err = Find(program(t, "echo another program"))
-	assert.ErrorContains(t, err, `not QEMU: "another program"`)
-	_, _, err = Find(program(t, "echo broken >&2; exit 1"))
-	assert.Error(t, err, "start qemu: exit status 1: broken")
+	for script, want := range map[string]string{
+		"echo another program":                 `--version: "another program"; give the path of a qemu-system-x86_64`,
+		"echo broken >&2; exit 1":              "--version: exit status 1: broken; give",
+		"while :; do echo for ever; done":      `--version: "for ever`,
+		"sleep 600 & echo held; exit 0":        `--version: `, // by a child that keeps the pipe
+		"kill -9 $$":                           "--version: signal: killed",
+		"echo ' QEMU emulator version 9.9'":    "is no QEMU",
+		"echo 'QEMU emulator version nine'":    "is no QEMU",
+		"printf 'QEMU emulator\\0version 9.9'": "is no QEMU",
+	} {
+		start := time.Now()
+		_, _, err := Find(program(t, script))
+		none, ok := errors.AsType[*NotQEMUError](err)
+		assert.Check(t, ok, "%s: %v", script, err)
+		if ok {
+			assert.Check(t, is.Contains(none.Error(), want), script)
+			assert.Check(t, len(none.Error()) < 500, "bounded")
+		}
+		assert.Check(t, time.Since(start) < versionTimeout, script)
+	}
+}
+
+func TestOldQEMU(t *testing.T) {
+	for text, old := range map[string]bool{"5.2.0 (Debian 1:5.2+dfsg-11)": true, "6.9.99": true, "7.0.0": false, "10.0.2": false, "11.1": false} {
+		_, version, err := Find(program(t, "echo 'QEMU emulator version "+text+"'"))
+		assert.Check(t, strings.HasPrefix(text, version) && version != "")
+		_, tooOld := errors.AsType[*OldError](err)
+		assert.Check(t, tooOld == old, "%s: %v", text, err)
+		if old {
+			assert.ErrorContains(t, err, "is QEMU "+version+", nestbed needs 7.0 or newer: apt-get install qemu-system-x86, or --qemu PATH")
+		}
+	}
 }
 
 func TestFind(t *testing.T) {
