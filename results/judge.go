@@ -26,9 +26,10 @@ type Exit struct {
 	Cancelled bool   // the user ended the run; the cell gets no verdict
 	HostError string // what the host could not do: "push agent: ..."
 
-	Booted      bool   // init said ready
-	BootProven  bool   // another kernel boots on this machine here, so a boot that fails is the kernel's fault
-	SilentAfter string // the console's last line before it fell silent, or before the deadline
+	Booted      bool     // init said ready
+	BootProven  bool     // another kernel boots on this machine here, so a boot that fails is the kernel's fault
+	SilentAfter string   // the console's last line before it fell silent, or before the deadline
+	Tail        []string // the console's last lines
 
 	TimedOut bool // no progress until the deadline
 	Panicked bool // QEMU saw the guest panic (pvpanic)
@@ -59,6 +60,7 @@ type Outcome struct {
 	Failed    int             `json:"failed,omitempty"`  // number of false claims
 	Checks    int             `json:"checks"`            // number of claims
 	Reports   []record.Report `json:"reports,omitempty"` // those that count: nobody expected them
+	Tail      []string        `json:"tail,omitempty"`    // the console's last lines, where no report says more
 }
 
 // Judge gives the verdict. It is pure: what it is told is all it knows. A cancelled attempt gets Invalid,
@@ -77,6 +79,9 @@ func Judge(in Input) Outcome {
 
 	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){crash, hang, broken, fail, skip} {
 		if judged, ok := rule(in, s, o); ok {
+			if v := judged.Verdict; len(judged.Reports) == 0 && (v == record.Crash || v == record.Hang || v == record.Error) {
+				judged.Tail = in.Exit.Tail
+			}
 			return judged
 		}
 	}

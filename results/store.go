@@ -195,7 +195,7 @@ func openDir(dir string) (*Run, error) {
 	}
 	var h Header
 	if err := json.Unmarshal(data, &h); err != nil {
-		return nil, fmt.Errorf("open run %s: %s: %w", dir, RunFile, err)
+		return nil, fmt.Errorf("open run %s: %s is damaged, the plan is lost (the cells' folders may still tell): %w", dir, RunFile, err)
 	}
 	if err := checkSchema(h.Schema, RunSchema); err != nil {
 		return nil, fmt.Errorf("open run %s: %w", dir, err)
@@ -370,7 +370,7 @@ func ReadCells(in io.Reader) ([]Cell, error) {
 		line, err := readLine(lines, maxCellLine)
 		if len(line) > 0 {
 			var c Cell
-			if json.Unmarshal(line, &c) == nil {
+			if json.Unmarshal(line, &c) == nil && c.Schema != "" {
 				if err := checkSchema(c.Schema, CellSchema); err != nil {
 					return nil, err
 				}
@@ -525,6 +525,7 @@ func (r *Run) Outcome(c Cell) (Outcome, error) {
 type RecordLog struct {
 	f      *os.File
 	output *os.File // opened by the first piece
+	bytes  int64
 }
 
 // NewRecordLog opens dir/records.jsonl.
@@ -543,7 +544,9 @@ func (l *RecordLog) Append(rec record.Record) error {
 	enc.SetEscapeHTML(false) // else a line may outgrow record.MaxLine
 	err := enc.Encode(rec)
 	if err == nil {
-		_, err = l.f.Write(line.Bytes())
+		var n int
+		n, err = l.f.Write(line.Bytes())
+		l.bytes += int64(n)
 	}
 	if err == nil && rec.Log != nil && rec.Log.From == record.FromProgram {
 		err = l.appendOutput(rec.Log.Text)
@@ -564,6 +567,9 @@ func (l *RecordLog) appendOutput(text string) (err error) {
 	_, err = l.output.WriteString(text)
 	return err
 }
+
+// Bytes is how much Append has written.
+func (l *RecordLog) Bytes() int64 { return l.bytes }
 
 // Close ends writing.
 func (l *RecordLog) Close() error {

@@ -133,6 +133,20 @@ func LastLine(log []byte) string {
 	return ""
 }
 
+// tailLines is how much of a console a reader needs to see where a kernel stopped.
+const tailLines = 12
+
+// Tail gives the last lines that say something, clean and without their stamps.
+func Tail(log []byte) []string {
+	var lines []string
+	for _, raw := range bytes.SplitAfter(log[max(0, len(log)-(64<<10)):], []byte{'\n'}) {
+		if text := clean(parseLine(0, raw).text); text != "" {
+			lines = append(lines, text)
+		}
+	}
+	return lines[max(0, len(lines)-tailLines):]
+}
+
 // clean makes a line's text fit for a Report.
 func clean(text []byte) string {
 	return Sanitize(string(bytes.TrimSpace(text[:min(len(text), 240)])))

@@ -305,6 +305,19 @@ func TestLastLine(t *testing.T) {
 	assert.Equal(t, LastLine([]byte("\n\n\r\n")), "")
 }
 
+func TestTail(t *testing.T) {
+	assert.DeepEqual(t, Tail([]byte("[    0.100000] x\n\r\n[    1.234567] ACPI: \x1b[2J enabled\r\ncut")), []string{"x", `ACPI: \x1b[2J enabled`, "cut"})
+	assert.Equal(t, len(Tail(nil)), 0)
+	var log []byte
+	for i := range 20000 {
+		log = fmt.Appendf(log, "[%5d.000000] line %d %s\n", i, i, strings.Repeat("y", 400))
+	}
+	tail := Tail(log)
+	assert.Equal(t, len(tail), tailLines)
+	assert.Assert(t, strings.HasPrefix(tail[tailLines-1], "line 19999 y"))
+	assert.Assert(t, len(tail[0]) <= 240)
+}
+
 func TestKVMUnusable(t *testing.T) {
 	for name, want := range map[string]string{
 		"kvm-unusable-emulation-failure.log": "KVM cannot run the guest's first instructions: emulation failure",

@@ -27,6 +27,7 @@ type Guest struct {
 	Log    *console.Follower
 	Timing Timing
 
+	dir     string          // where the logs are
 	ctx     context.Context // the taker's
 	events  chan record.Event
 	stopped chan struct{}
@@ -42,10 +43,10 @@ type Ends struct {
 	QEMUStatus string
 }
 
-func newGuest(ctx context.Context, process *qemu.Process, follower *console.Follower) *Guest {
+func newGuest(ctx context.Context, process *qemu.Process, follower *console.Follower, dir string) *Guest {
 	watching, stop := context.WithCancel(context.Background())
 	g := &Guest{
-		QEMU: process, Log: follower, ctx: ctx,
+		QEMU: process, Log: follower, dir: dir, ctx: ctx,
 		events: make(chan record.Event), stopped: make(chan struct{}), stop: stop, pumped: make(chan struct{}),
 	}
 	incoming := process.QMP().Subscribe(watching)
@@ -67,6 +68,9 @@ func newGuest(ctx context.Context, process *qemu.Process, follower *console.Foll
 	}()
 	return g
 }
+
+// Room checks that the guest's logs can still be written.
+func (g *Guest) Room() error { return Room(g.dir) }
 
 // Events are those of QEMU that a scenario may wait for.
 func (g *Guest) Events() <-chan record.Event { return g.events }

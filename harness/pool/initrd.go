@@ -41,10 +41,15 @@ func (p *Pool) initrd(k kernels.Kernel) (string, error) {
 		return "", err
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
+	defer f.Close()           // as above
 	w := bufio.NewWriterSize(f, 1<<20)
-	err = errors.Join(images.Build(w, spec), w.Flush(), f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return "", fmt.Errorf("initramfs of %s: %w", k.Release, err)
+	// The first error explains those of the steps after it.
+	for _, step := range []func() error{
+		func() error { return images.Build(w, spec) }, w.Flush, func() error { return f.Chmod(0o644) }, f.Sync, f.Close,
+	} {
+		if err := step(); err != nil {
+			return "", fmt.Errorf("initramfs of %s: %w", k.Release, err)
+		}
 	}
 	return name, os.Rename(f.Name(), name)
 }

@@ -30,6 +30,9 @@ func (p *Patience) Renew() {
 	p.timer.Reset(p.limit)
 }
 
+// Grow makes the limit at least d, from the next Renew on.
+func (p *Patience) Grow(d time.Duration) { p.limit = max(p.limit, d) }
+
 // Over says whether the limit has passed. If it has not, C fires again when it may have.
 func (p *Patience) Over() bool {
 	left := p.limit - time.Since(p.since) + max(0, p.host()-p.starved)

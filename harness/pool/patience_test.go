@@ -23,6 +23,20 @@ func TestPatienceDeductsTheHostsShare(t *testing.T) {
 	})
 }
 
+func TestPatienceGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatience(10*time.Second, func() time.Duration { return 0 })
+		defer p.Stop()
+		p.Grow(5 * time.Second)
+		p.Grow(15 * time.Second)
+		p.Renew()
+		start := time.Now()
+		<-p.C
+		assert.Assert(t, p.Over())
+		assert.Equal(t, time.Since(start), 15*time.Second)
+	})
+}
+
 // What the host took before a renewal was paid for already.
 func TestPatienceRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

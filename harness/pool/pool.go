@@ -25,9 +25,11 @@ import (
 )
 
 const (
-	// silence is how long a booting kernel may print nothing. A stock kernel under TCG on a busy host is
-	// never silent for a second; unpacking an initramfs is the longest gap.
-	silence = 20 * time.Second
+	// silence is how long a booting kernel may print nothing, in the guest's own time; one that has paused for
+	// long before gets pauses times its longest pause. A stock kernel under TCG on a busy host is never silent
+	// for a second; unpacking an initramfs is the longest gap.
+	silence = 10 * time.Second
+	pauses  = 5
 	// bootLimit bounds a boot that goes on printing.
 	bootLimit = 3 * time.Minute
 )
@@ -98,8 +100,12 @@ var (
 )
 
 // Get boots a guest. The caller closes it; when ctx is done the guest ends in any case. The error is a
-// *BootError when the kernel did not come up, and a *qemu.StartError or *qemu.MissingError when QEMU did not.
+// *BootError when the kernel did not come up, a *FullError when the disk holds no logs, and a *qemu.StartError
+// or *qemu.MissingError when QEMU did not start.
 func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
+	if err := Room(spec.Dir); err != nil {
+		return nil, err
+	}
 	initrd, err := p.initrd(spec.Kernel)
 	if err != nil {
 		return nil, err
@@ -120,7 +126,7 @@ func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 		}
 		return nil, err
 	}
-	g := newGuest(ctx, process, follower)
+	g := newGuest(ctx, process, follower, spec.Dir)
 	g.Timing.QEMU = time.Since(start)
 	if err := g.connect(ctx, start); err != nil {
 		if closeErr := g.Close(); closeErr != nil {
@@ -153,7 +159,7 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 		return g.bootError(silent, cause)
 	}
 
-	quietly, bytes := g.Patience(silence), int64(0)
+	quietly, bytes, looks, longest := g.Patience(silence), int64(0), 0, 0
 	defer quietly.Stop()
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
@@ -183,8 +189,14 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 				return fail(false, errors.New("the boot took too long"))
 			}
 		case <-look.C:
+			if err := g.Room(); err != nil {
+				return fail(false, err)
+			}
+			looks++
 			if now := g.Log.State().Bytes; now != bytes {
-				bytes = now
+				longest = max(longest, looks-1)
+				bytes, looks = now, 0
+				quietly.Grow(pauses * time.Duration(longest) * time.Second)
 				quietly.Renew()
 			} else if quietly.Over() {
 				return fail(true, errors.New("no progress"))
@@ -196,6 +208,10 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 func (g *Guest) bootError(silent bool, cause error) error {
 	if context.Cause(g.ctx) != nil {
 		return context.Cause(g.ctx)
+	}
+	// What looks like silence may be a console that could not be written.
+	if err := g.Room(); err != nil {
+		return err
 	}
 	ends := g.Ends()
 	return &BootError{

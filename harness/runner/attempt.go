@@ -114,7 +114,7 @@ func (a *attempt) bootFailed(ctx context.Context, err error) {
 // returns where the console log ends that counts: what evidence-taking provokes afterwards is not the
 // kernel's fault. 0 is all of it.
 func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
-	slow := slowness(g.Timing.Ready)
+	slow := slowness(g.Timing)
 	starting, stop := watched(ctx, g, scaled(settling, slow))
 	defer stop()
 	if err := g.SSH.Push(starting, AgentPath, 0o755, a.runner.Agent); err != nil {
@@ -254,6 +254,7 @@ func (a *attempt) collect(cut int64) {
 		serial = serial[:min(cut, int64(len(serial)))]
 		kmsg = nil // it has the provoked lines too, and no mark where they begin
 	}
+	a.in.Exit.Tail = console.Tail(serial)
 	a.in.Reports = console.Merge(serial, kmsg)
 	if a.in.Faults, err = pool.Faults(a.dir); err != nil {
 		a.note(err)
@@ -275,9 +276,10 @@ func readLog(name string) ([]byte, error) {
 	return data, err
 }
 
-// slowness is the factor by which this guest is slower than the reference, at least 1.
-func slowness(boot time.Duration) float64 {
-	return min(max(1, float64(boot)/float64(referenceBoot)), 20)
+// slowness is the factor by which this guest is slower than the reference, at least 1. The guest's clock says
+// best how long its kernel took, but it is the guest's word: it cannot have been longer than the host saw.
+func slowness(t pool.Timing) float64 {
+	return min(max(1, float64(min(t.Ready, t.SSH))/float64(referenceBoot)), 20)
 }
 
 func closed(ch <-chan struct{}) bool {
@@ -298,7 +300,6 @@ type talk struct {
 	session *guest.Session
 	host    *host
 	slow    float64
-	bytes   int // of records so far
 }
 
 // run notes records, answers calls and watches the guest until the conversation is over.
@@ -355,6 +356,11 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 			}
 		case <-tick.C:
 			stalled()
+			if err := t.guest.Room(); err != nil {
+				t.note(err)
+				t.session.Kill()
+				return 0
+			}
 		case ev := <-t.guest.Events():
 			ev = t.host.heard(ev)
 			// A guest that is gone does not read it; its end is seen elsewhere.
@@ -406,7 +412,7 @@ func (t *talk) heard(ctx context.Context, rec record.Record, log *results.Record
 	if err := log.Append(rec); err != nil {
 		return err
 	}
-	if t.bytes += recordSize(rec); t.bytes > maxRecordBytes {
+	if log.Bytes() > maxRecordBytes {
 		return fmt.Errorf("the agent sent more than %d MB of records", maxRecordBytes>>20)
 	}
 	if rec.Hello != nil {
@@ -421,20 +427,6 @@ func (t *talk) heard(ctx context.Context, rec record.Record, log *results.Record
 	reply := t.host.answer(ctx, *rec.Call)
 	_ = t.session.Send(record.Input{Reply: &reply}) // as above
 	return nil
-}
-
-// recordSize is about what a record takes on disk.
-func recordSize(rec record.Record) int {
-	const rest = 64
-	switch {
-	case rec.Log != nil:
-		return rest + len(rec.Log.Text)
-	case rec.Check != nil:
-		return rest + len(rec.Check.Claim) + len(rec.Check.Op) + len(rec.Check.Want) + len(rec.Check.Got)
-	case rec.Step != nil:
-		return rest + len(rec.Step.Text)
-	}
-	return rest
 }
 
 // rest keeps what the agent had said before the guest went. With QEMU the connection ends, and so do the

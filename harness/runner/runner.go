@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -111,7 +112,19 @@ func (r *Runner) Go(ctx context.Context, q Queue) error {
 		})
 	}
 	wg.Wait()
+	if errs != nil {
+		errs.ErrorFormat = oneLine
+	}
 	return errs.ErrorOrNil()
+}
+
+// oneLine is several errors as one: workers tend to fail of the same.
+func oneLine(errs []error) string {
+	var texts []string
+	for _, err := range errs {
+		texts = append(texts, err.Error())
+	}
+	return strings.Join(texts, "; ")
 }
 
 func (r *Runner) work(ctx context.Context, worker int, q Queue) error {
@@ -148,6 +161,10 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 			return results.Cell{}, err
 		}
 		outcome, booted := r.attempt(ctx, worker, c, filepath.Join(r.Run.Dir(), dir))
+		// On a full disk nothing is what it seems, except a crash that was written down.
+		if err := pool.Room(r.Run.Dir()); err != nil && outcome.Verdict != record.Crash {
+			return results.Cell{}, fmt.Errorf("%s: %w", planned.ID(), err)
+		}
 		if again(outcome, booted, c.Machine.Accel) && n < maxAttempts && ctx.Err() == nil {
 			retried = outcome.Title
 			if err := r.Run.SaveOutcome(dir, outcome); err != nil {

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/golden"
 
 	"github.com/nestbed/nestbed/results"
@@ -96,6 +97,7 @@ func example(t *testing.T) (*results.Run, Summary) {
 		dir, err := run.CellDir(planned(n), 1)
 		assert.NilError(t, err)
 		assert.NilError(t, run.SaveOutcome(dir, o))
+		assert.NilError(t, os.WriteFile(filepath.Join(run.Dir(), dir, results.ConsoleFile), nil, 0o600))
 		c := results.NewCell(planned(n), o)
 		c.Attempts, c.Duration, c.Dir, c.Started = 1, 5.25+float64(i)*20, dir, started
 		if c.Verdict == record.Error {
@@ -196,6 +198,58 @@ func TestJSON(t *testing.T) {
 		if c.Verdict != record.Skip {
 			assert.Assert(t, filepath.IsAbs(got["dir"].(string)))
 		}
+	}
+}
+
+// What is missing is said, and the rest is shown.
+func TestDetailNamesWhatIsMissing(t *testing.T) {
+	run, s := example(t)
+	for _, c := range s.Cells {
+		if c.Verdict != record.Hang {
+			continue
+		}
+		for _, step := range []struct{ remove, want string }{
+			{"/" + results.ConsoleFile, "missing     console.log\n"},
+			{"/" + results.OutcomeFile, "missing     outcome.json, console.log\n"},
+			{"", "missing     the whole folder\n"},
+		} {
+			assert.NilError(t, os.RemoveAll(run.Path(c)+step.remove))
+			var out bytes.Buffer
+			assert.NilError(t, Detail(&out, run, c))
+			sane(t, out.String())
+			assert.Check(t, cmp.Contains(out.String(), step.want))
+			assert.Check(t, cmp.Contains(out.String(), "never reached userspace"))
+		}
+	}
+	damage, err := run.Damage()
+	assert.NilError(t, err)
+	s.Damage = append(damage, "evil "+evil)
+	var out bytes.Buffer
+	assert.NilError(t, Table(&out, s))
+	sane(t, out.String())
+	assert.Check(t, cmp.Contains(out.String(), "damaged: files of 1 cell are missing, among them detach-sigkill-owner/"))
+}
+
+func TestDetailShowsTheConsolesEnd(t *testing.T) {
+	run, s := example(t)
+	c := s.Cells[1]
+	assert.NilError(t, run.SaveOutcome(c.Dir, results.Outcome{Verdict: record.Hang, Tail: []string{"first", evil, strings.Repeat("x", 300)}}))
+	var out bytes.Buffer
+	assert.NilError(t, Detail(&out, run, c))
+	sane(t, out.String())
+	assert.Check(t, cmp.Contains(out.String(), "console     console.log, its end\n  first\n  "))
+}
+
+func TestEscapeJSON(t *testing.T) {
+	for _, s := range []string{evil, "\x7f \u009b2J \u202e \U000e0001 \xff é 日本", "plain"} {
+		data, err := json.Marshal(s)
+		assert.NilError(t, err)
+		safe := EscapeJSON(data)
+		sane(t, string(safe))
+		var before, after string
+		assert.NilError(t, json.Unmarshal(data, &before))
+		assert.NilError(t, json.Unmarshal(safe, &after))
+		assert.Equal(t, after, before)
 	}
 }
 

@@ -26,6 +26,7 @@ type Summary struct {
 	Passes     []results.UnexpectedPass
 	NotCovered []string      // what green does not say
 	Elapsed    time.Duration // 0 when not known
+	Damage     []string      // what is wrong with the run's files, as Run.Damage gives it
 }
 
 // Table writes the cells, findings first, and a summary.
@@ -207,12 +208,18 @@ func Detail(w io.Writer, run *results.Run, c results.Cell) error {
 			note("step", c.Step)
 		}
 	case err != nil:
+		if c.Step != "" {
+			note("step", c.Step)
+		}
 		note("outcome", err.Error())
 	default:
 		outcome(&out, note, o)
 	}
 	if dir := run.Path(c); dir != "" {
 		whole("files", dir)
+		if gone := run.Gone(c); len(gone) > 0 {
+			note("missing", strings.Join(gone, ", "))
+		}
 	}
 	if c.Signature != "" {
 		whole("signature", c.Signature)
@@ -246,6 +253,12 @@ func outcome(out *bytes.Buffer, note func(label, s string), o results.Outcome) {
 	if o.Checks > 0 {
 		note("claims", fmt.Sprintf("%d, %d of them false", o.Checks, o.Failed))
 	}
+	for i, line := range o.Tail {
+		if i == 0 {
+			note("console", results.ConsoleFile+", its end")
+		}
+		fmt.Fprintln(out, strings.TrimRight("  "+fit(line, width-2), " "))
+	}
 	dead := false
 	for i, r := range o.Reports {
 		where := fmt.Sprintf("%s, lines %d to %d", results.ConsoleFile, r.Line, r.EndLine)
@@ -273,7 +286,7 @@ func JSON(w io.Writer, run *results.Run, c results.Cell) error {
 	if err != nil {
 		return fmt.Errorf("render %s: %w", c.ID(), err)
 	}
-	_, err = w.Write(append(line, '\n'))
+	_, err = w.Write(append(EscapeJSON(line), '\n'))
 	return err
 }
 

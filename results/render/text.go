@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -53,6 +54,25 @@ func EscapeLines(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// EscapeJSON makes an encoded JSON text harmless on a terminal and leaves its meaning alone: DEL, the C1
+// controls (one of them begins an escape sequence) and marks of text direction become \u escapes, which
+// encoding/json writes for C0 only. Newlines between tokens stay.
+func EscapeJSON(data []byte) []byte {
+	out := make([]byte, 0, len(data))
+	for _, c := range string(data) {
+		switch {
+		case c == '\n' || c == ' ' || unicode.IsPrint(c):
+			out = utf8.AppendRune(out, c)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, c)
+		}
+	}
+	return out
 }
 
 // fit escapes text and cuts it to n columns.

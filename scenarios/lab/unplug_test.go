@@ -6,7 +6,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/fs"
 
@@ -48,22 +47,6 @@ func TestWaitDeleted(t *testing.T) {
 	})
 }
 
-func TestRequest(t *testing.T) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	assert.NilError(t, err)
-	defer unix.Close(fd)
-	list := host(t, guestRoot(t).Path(), scenario(func(t *T) {
-		r := &Request{t: t, fd: fd}
-		t.Check(!r.Arrives(time.Millisecond), "nothing has come")
-		if _, err := unix.Write(fd, []byte{2, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-			t.Broken(err.Error())
-		}
-		t.Check(r.Arrives(time.Second), "a request is seen")
-		t.WantInt(r.Count(), 2, "and counted once")
-	}), nil)
-	assert.DeepEqual(t, own(list), []string{"ok nothing has come", "ok a request is seen", "ok and counted once"})
-}
-
 func TestWantGone(t *testing.T) {
 	root := guestRoot(t)
 	fs.Apply(t, root, fs.WithDir("dev", fs.WithDir("vfio", fs.WithFile("7", ""))))
@@ -97,11 +80,11 @@ func TestRemovedEvents(t *testing.T) {
 	assert.DeepEqual(t, w.removed, []string{"0000:02:00.0"})
 }
 
-func TestInKernel(t *testing.T) {
+func TestTasksIn(t *testing.T) {
 	root := fs.NewDir(t, "root", fs.WithDir("proc",
 		fs.WithDir("12", fs.WithFile("comm", "kworker/u2:1\n"), fs.WithFile("stack", "[<0>] vfio_unregister_group_dev+0x1/0x2\n[<0>] pci_stop_bus_device+0x1/0x2\n")),
 		fs.WithDir("13", fs.WithFile("comm", "agent\n"), fs.WithFile("stack", "[<0>] futex_wait+0x1/0x2\n"))))
-	assert.Equal(t, inKernel(root.Path(), "pci"),
+	assert.Equal(t, tasksIn(root.Path(), "pci"),
 		"task 12 kworker/u2:1\n[<0>] vfio_unregister_group_dev+0x1/0x2\n[<0>] pci_stop_bus_device+0x1/0x2\n")
-	assert.Assert(t, inKernel(root.Path(), "nvme") != "")
+	assert.Assert(t, tasksIn(root.Path(), "nvme") != "")
 }

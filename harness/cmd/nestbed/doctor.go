@@ -31,9 +31,10 @@ Exit status 2 when nothing can be run here.`,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(x)
+				var text []byte
+				if text, err = json.MarshalIndent(x, "", "  "); err == nil {
+					_, err = cmd.OutOrStdout().Write(append(render.EscapeJSON(text), '\n'))
+				}
 			} else {
 				_, err = printLines(cmd.OutOrStdout(), x.Text())
 			}

@@ -131,10 +131,10 @@ func showKernel(w io.Writer, ref string) error {
 	fmt.Fprintf(tw, "spec\t%s\n", render.Escape(strings.Join(k.Specs, " ")))
 	fmt.Fprintf(tw, "origin\t%s\n", render.Escape(k.Origin))
 	fmt.Fprintf(tw, "imported\t%s\n", k.Imported.Local().Format("2006-01-02 15:04:05"))
-	fmt.Fprintf(tw, "vmlinuz\t%s\n", k.Vmlinuz())
+	fmt.Fprintf(tw, "vmlinuz\t%s\n", render.Escape(k.Vmlinuz()))
 	fmt.Fprintf(tw, "size\t%d MB\n", k.Size>>20)
 	fmt.Fprintf(tw, "modules\t%s\n", strings.Join(names, " "))
-	fmt.Fprintf(tw, "options\t%s\n", strings.Join(options, " "))
+	fmt.Fprintf(tw, "options\t%s\n", render.Escape(strings.Join(options, " ")))
 	return tw.Flush()
 }
 

@@ -33,7 +33,14 @@ func newList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return render.Runs(cmd.OutOrStdout(), list)
+			if err := render.Runs(cmd.OutOrStdout(), list); err != nil {
+				return err
+			}
+			unreadable, err := results.Unreadable(h.runs)
+			for _, u := range unreadable {
+				fmt.Fprintln(cmd.ErrOrStderr(), "nestbed: "+render.Escape(u.Error()))
+			}
+			return err
 		}}
 	runs.Flags().StringVar(&output, "output", "", "folder of runs (default: $XDG_STATE_HOME/nestbed/runs)")
 	cmd.AddCommand(

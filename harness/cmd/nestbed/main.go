@@ -27,6 +27,11 @@ func main() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signalContext()
 	defer stop()
+	// A file-size limit is then an error of the write. Ignored, the signal would stay so in QEMU, which must
+	// end when its guest has filled a log.
+	limit := make(chan os.Signal, 1)
+	signal.Notify(limit, syscall.SIGXFSZ)
+	defer signal.Stop(limit)
 
 	root := newRoot()
 	root.SetArgs(args)
@@ -50,11 +55,25 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if text := err.Error(); strings.HasPrefix(text, "unknown command") && !strings.Contains(text, "--help") {
 		err = fmt.Errorf("%w (nestbed --help shows the commands)", err) // cobra's own words name no way out
 	}
+	complain(stderr, err)
+	return 2
+}
+
+// complain prints an error and, where the host's disk is the cause, the way out.
+func complain(stderr io.Writer, err error) {
 	// A guest's words may be inside an error: none reaches the terminal raw.
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(stderr, "nestbed: %s\n", console.Sanitize(strings.TrimRight(line, "\n")))
 	}
-	return 2
+	const places = "XDG_CACHE_HOME (kernels), XDG_STATE_HOME or --output (runs) and TMPDIR name other places"
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		fmt.Fprintln(stderr, "nestbed: make room, for example with nestbed cache prune; "+places)
+	case errors.Is(err, syscall.EROFS):
+		fmt.Fprintln(stderr, "nestbed: what is there already can be used; to write, "+places)
+	case errors.Is(err, syscall.EFBIG):
+		fmt.Fprintln(stderr, "nestbed: allow larger files: ulimit -f unlimited")
+	}
 }
 
 // statusError ends the command with a status when everything has been said already.

@@ -151,7 +151,7 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 	progress.Close()
 	reported := report(run, known, f, time.Since(began), stdout)
 	if runErr != nil {
-		say("the run ended early: " + runErr.Error())
+		complain(stderr, fmt.Errorf("the run ended early: %w", runErr))
 		return statusError(2)
 	}
 	return reported

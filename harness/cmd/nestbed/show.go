@@ -72,7 +72,11 @@ or as much of its beginning as is unique. The exit status is that of the run, or
 				}
 				return runStatus(run, cells, unfinished)
 			}
-			if err := render.Table(cmd.OutOrStdout(), summary(run, filepath.Dir(run.Dir()) != usual.runs, cells, unfinished, results.Known{}, elapsed(run, cells))); err != nil {
+			s := summary(run, filepath.Dir(run.Dir()) != usual.runs, cells, unfinished, results.Known{}, elapsed(run, cells))
+			if s.Damage, err = run.Damage(); err != nil {
+				return err
+			}
+			if err := render.Table(cmd.OutOrStdout(), s); err != nil {
 				return err
 			}
 			if run.Header().Program != nil {
