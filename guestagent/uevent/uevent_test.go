@@ -2,6 +2,7 @@ package uevent
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,4 +58,20 @@ func TestSocket(t *testing.T) {
 	defer cancel()
 	err = s.Wait(ctx)
 	assert.Assert(t, err == nil || err == context.DeadlineExceeded, "%v", err)
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		"add@/devices/virtual/misc/kvm\x00ACTION=add\x00SEQNUM=7\x00", "change@x\x00ACTION=change\x00EVENT=create\x00COUNT=1\x00PID=\x00",
+		"libudev\x00\xfe\xed\xca\xfe", "@\x00ACTION=", "add@x", "\x00", "x@y\x00=\x00==\x00ACTION=a=b",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		ev, ok := parse(msg)
+		assert.Equal(t, ok, ev["ACTION"] != "")
+		for key, value := range ev {
+			assert.Assert(t, !strings.ContainsAny(key, "\x00=") && !strings.Contains(value, "\x00"), "%q=%q", key, value)
+		}
+	})
 }

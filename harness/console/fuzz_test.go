@@ -61,3 +61,25 @@ func FuzzSanitize(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseKmsg(f *testing.F) {
+	for _, s := range []string{
+		"6,1,0,-;Linux version 6.12\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:01.0\n4,2,1234567,-;BUG: \\x1b[2J\n",
+		"6,1,0,-", ";;;\n", "9999999999999999999999,1,99999999999999999999,-;x\n", "6,1,-5,c;\\x\n", "\x00\xff\n \n",
+	} {
+		f.Add([]byte(s))
+	}
+	for _, s := range seeds(f) {
+		f.Add(toKmsg(s[:min(len(s), 4<<10)]))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		log := ParseKmsg(raw)
+		assert.Assert(t, len(log) <= 32*(len(raw)+1), "%d bytes of %d", len(log), len(raw))
+		for _, r := range Parse(log) {
+			checkReport(t, r, log)
+		}
+		for _, line := range Tail(log) {
+			assert.Equal(t, Sanitize(line), line)
+		}
+	})
+}
