@@ -39,6 +39,8 @@ type Pool struct {
 	Binary  string // QEMU; empty: the one in PATH
 	Initrds string // folder where built initramfs files are kept, shared between processes
 	Init    []byte // the guest's init program
+
+	consoleLimit int64 // 0: console.Options' own
 }
 
 // Spec is a guest to be made.
@@ -114,7 +116,7 @@ func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 	m.Kernel, m.Initrd = spec.Kernel.Vmlinuz(), initrd
 	m.Channels = []string{control.PortControl, control.PortSSH, control.PortShell}
 
-	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet})
+	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet, Limit: p.consoleLimit})
 	if err != nil {
 		return nil, fmt.Errorf("follow the console: %w", err)
 	}

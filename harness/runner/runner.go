@@ -64,6 +64,8 @@ type Runner struct {
 	// Keep, if not nil, is given the guest of a cell that ended badly, while it still runs; the guest ends
 	// when it returns.
 	Keep func(context.Context, Kept)
+
+	room func(dir string) error // nil: pool.Room
 }
 
 // File is a file for the guest.
@@ -162,7 +164,11 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 		}
 		outcome, booted := r.attempt(ctx, worker, c, filepath.Join(r.Run.Dir(), dir))
 		// On a full disk nothing is what it seems, except a crash that was written down.
-		if err := pool.Room(r.Run.Dir()); err != nil && outcome.Verdict != record.Crash {
+		room := r.room
+		if room == nil {
+			room = pool.Room
+		}
+		if err := room(r.Run.Dir()); err != nil && outcome.Verdict != record.Crash {
 			return results.Cell{}, fmt.Errorf("%s: %w", planned.ID(), err)
 		}
 		if again(outcome, booted, c.Machine.Accel) && n < maxAttempts && ctx.Err() == nil {
