@@ -354,6 +354,48 @@ func TestQEMUThatFailsToStart(t *testing.T) {
 	assert.Check(t, cmp.Contains(stdout+stderr, "kaputt: no such machine"))
 }
 
+// A disk that is full or read-only at any step ends a command with status 2, the file's name and the way out.
+// No guest gets as far as booting.
+func TestFullAndReadOnlyDisks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	tree := t.TempDir()
+	image := make([]byte, 64<<10)
+	image[0x1f1], image[0x20f] = 127, 1
+	copy(image[0x202:], "HdrS")
+	copy(image[0x300:], "6.9.1 (a@b) #1\x00")
+	assert.NilError(t, os.WriteFile(filepath.Join(tree, "vmlinuz"), append(image, make([]byte, 2<<20)...), 0o600))
+	const room = "make room, for example with nestbed cache prune"
+	for name, c := range map[string]struct {
+		variable, mount string
+		args            []string
+		want            []string
+	}{
+		"import":        {"XDG_CACHE_HOME", "tmpfs -o size=1m", []string{"kernel", "add", tree}, []string{"import vmlinuz: write ", "no space left on device", room}},
+		"logs of a run": {"XDG_STATE_HOME", "tmpfs -o size=1m", []string{"run", "l2-runs"}, []string{"l2-runs/", "no room for a guest's logs in ", room}},
+		"run's folder":  {"XDG_STATE_HOME", "tmpfs -o size=1m,nr_inodes=1", []string{"run", "l2-runs"}, []string{"create run: mkdir ", "no space left on device", room}},
+		"logs of shell": {"TMPDIR", "tmpfs -o size=1m", []string{"shell", "--", "uname"}, []string{"no room for a guest's logs in ", room}},
+		"read-only":     {"XDG_STATE_HOME", "tmpfs -o ro", []string{"run", "l2-runs"}, []string{"create run: mkdir ", "read-only file system", "XDG_STATE_HOME or --output"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			cmd := nestbed(t, c.args...)
+			cmd.Env = append(cmd.Env, c.variable+"="+dir)
+			script := fmt.Sprintf(`mount -t %s none "$0" && exec "$@"`, c.mount)
+			cmd.Args = append([]string{"unshare", "-m", "sh", "-c", script, dir}, cmd.Args...)
+			var err error
+			cmd.Path, err = exec.LookPath("unshare")
+			assert.NilError(t, err)
+			status, stdout, stderr := finish(t, cmd)
+			assert.Check(t, cmp.Equal(status, 2), stdout+stderr)
+			for _, want := range c.want {
+				assert.Check(t, cmp.Contains(stderr, want))
+			}
+		})
+	}
+}
+
 func TestShellRunsACommand(t *testing.T) {
 	status, stdout, stderr := finish(t, nestbed(t, "shell", "-k", "debian:6.1", "-m", "none", "--", "uname"))
 	assert.Check(t, cmp.Equal(status, 0), stderr)
