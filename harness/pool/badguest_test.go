@@ -51,6 +51,7 @@ func TestBadGuests(t *testing.T) {
 			assert.Check(t, time.Since(start) < bootLimit/2, "not the limit of the whole boot")
 			if how == "flood" {
 				assert.Check(t, errors.Is(err, errFlood))
+				assert.Check(t, cmp.Contains(err.Error(), "the guest flooded its console"))
 				assert.Check(t, cmp.Contains(boot.LastLine, `\x1b[2Jall work`), "escaped")
 			} else {
 				assert.Check(t, errors.As(err, new(*guest.ProtocolError)), "%v", boot.Err)

@@ -72,6 +72,8 @@ type BootError struct {
 func (e *BootError) Error() string {
 	what := "boot"
 	switch {
+	case e.Ours():
+		what = e.Err.Error()
 	case e.Panicked:
 		what = "boot: the kernel panicked"
 	case e.Reset:
