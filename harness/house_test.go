@@ -30,6 +30,7 @@ results/record: NONE
 images/control: NONE
 images/layout: NONE
 guestagent/uapi: NONE
+guestagent/tracefs: NONE
 guestagent/uevent: NONE
 guestagent/kprobe: NONE
 harness/qmp: NONE
