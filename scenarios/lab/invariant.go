@@ -18,8 +18,8 @@ import (
 // The closing invariant: what a scenario took, the kernel has back. It is compared after every scenario and
 // after its cleanups, whatever the scenario itself claims, and catches the bug that nobody thought of.
 //
-// Nothing here waits. close(2) runs the last __fput before it returns and an exiting process before its
-// parent can reap it, so every count is final.
+// Nothing here waits but for allocations (see allocs). close(2) runs the last __fput before it returns and an
+// exiting process before its parent can reap it, so every other count is final.
 
 // state is what the closing invariant compares.
 type state struct {
@@ -185,6 +185,16 @@ func (t *T) settle() {
 	for _, c := range t.baseline.compare(now) {
 		t.stream.check(c)
 	}
+	t.explain(t.baseline.refsOff(now))
+	around, err := t.survey()
+	if err != nil {
+		t.stream.broken("closing invariant: " + err.Error())
+		return
+	}
+	for _, c := range t.around.compare(around) {
+		t.stream.check(c)
+	}
+	t.settleAllocs()
 }
 
 // rest takes the state that WantIdle compares with: the device that has just been bound is part of it.
@@ -209,4 +219,5 @@ func (t *T) WantIdle(claim string) {
 		}
 	}
 	t.stream.check(record.Check{OK: len(off) == 0, Claim: claim, Got: strings.Join(off, "; "), Site: site(1)})
+	t.explain(t.idle.refsOff(now))
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -13,6 +14,11 @@ const KVMVendor = "kvm vendor"
 var underTest = []string{
 	"kvm", "kvm_amd", "kvm_intel", "irqbypass",
 	"vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1", "vfio_virqfd", "iommufd",
+}
+
+// LoadedUnderTest names the modules under test that are loaded.
+func (t *T) LoadedUnderTest() []string {
+	return slices.DeleteFunc(slices.Clone(underTest), func(name string) bool { return !t.mods.Loaded(name) })
 }
 
 // Module is a kernel module under test.
@@ -40,6 +46,7 @@ func (m *Module) Refs() int {
 	}
 	n, err := m.t.mods.Refs(m.name)
 	m.t.must(err)
+	m.t.asked = append(m.t.asked, m.name)
 	return n
 }
 
@@ -49,6 +56,7 @@ func (m *Module) Held() int { return m.Refs() - m.t.idle.refs[m.name] }
 // Unload tries to unload the module. If that succeeds, the module is loaded again at the scenario's end at
 // the latest.
 func (m *Module) Unload() error {
+	m.t.asked = append(m.t.asked, m.name)
 	err := m.t.mods.Unload(m.name)
 	if err == nil {
 		m.t.atEnd("load "+m.name+" again", func() error { return m.t.mods.Load(m.name) })
@@ -107,7 +115,7 @@ func cpuVendorModule(root string) (string, error) {
 	return "", fmt.Errorf("the guest's CPU has neither svm nor vmx: KVM cannot work in it")
 }
 
-// Name is the module's.
+// Name is the module's own, also of KVMVendor.
 func (m *Module) Name() string { return m.name }
 
 // Loaded reports whether the kernel has it as a module, now.

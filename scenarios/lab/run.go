@@ -56,6 +56,7 @@ func Execute(s Scenario, env Env) error {
 	stopBeat := t.stream.beat()
 	defer stopBeat()
 
+	defer t.unwatch()
 	if err := t.prepare(release); err != nil {
 		t.stream.broken(err.Error())
 		stopBeat()
@@ -98,8 +99,14 @@ func (t *T) prepare(release string) error {
 	if t.mods, err = kmod.Open(t.env.Root, kmod.Dir); err != nil {
 		return err
 	}
+	// What is traced is in place before what is traced by it.
+	t.allocs = watchAllocs(t.env.Root)
 	if err := t.loadNeeds(); err != nil {
 		return err
+	}
+	t.refs = watchRefs(t.env.Root)
+	if t.refs.why != "" {
+		t.stream.log("module references are not traced: " + t.refs.why)
 	}
 	if t.regime, err = findRegime(t.mods, kernel); err != nil {
 		return err
@@ -112,12 +119,29 @@ func (t *T) prepare(release string) error {
 		return err
 	}
 	t.events = &watcher{socket: socket}
-	if t.baseline, err = t.observe(); err != nil {
+	t.baseline, err = t.observe()
+	if err == nil {
+		t.around, err = t.survey()
+	}
+	if err == nil {
+		err = t.allocs.start()
+	}
+	if err != nil {
 		socket.Close()
 		return fmt.Errorf("baseline: %w", err)
 	}
 	t.idle = t.baseline
 	return nil
+}
+
+// unwatch takes the trace instances away again: a guest may run more than one scenario.
+func (t *T) unwatch() {
+	if t.allocs != nil {
+		_ = t.allocs.close() // the verdict is in, and a next instance of the name replaces this one
+	}
+	if t.refs != nil {
+		_ = t.refs.close()
+	}
 }
 
 // scenarioAndCleanups runs Run, which may end anywhere by runtime.Goexit or a panic, and then every

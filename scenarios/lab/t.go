@@ -28,10 +28,14 @@ type T struct {
 	events   *watcher
 	regime   Regime
 	kernel   version
-	vendor   string // kvm_amd or kvm_intel, "" when the scenario needs no KVM
-	baseline state  // before the scenario, for the closing invariant
-	idle     state  // the same, but with the devices bound that the scenario has bound so far
-	slots    int    // root ports that hold a device under test
+	vendor   string       // kvm_amd or kvm_intel, "" when the scenario needs no KVM
+	baseline state        // before the scenario, for the closing invariant
+	idle     state        // the same, but with the devices bound that the scenario has bound so far
+	around   surroundings // the same, of what is too dear to look at twice
+	allocs   *allocs
+	refs     *moduleTrace
+	asked    []string // modules whose counts the scenario has asked for since its last claim
+	slots    int      // root ports that hold a device under test
 	cleanups []cleanup
 }
 
@@ -50,6 +54,7 @@ func (t *T) Variant() string { return t.env.Variant }
 
 // Step opens a section; what follows belongs to it.
 func (t *T) Step(text string) {
+	t.mustHost("watch allocations", t.allocs.update())
 	t.stream.write(record.Record{Kind: record.KindStep, Step: &record.Step{Text: record.Cut(text)}})
 }
 
@@ -58,12 +63,23 @@ func (t *T) Log(text string) { t.stream.log(text) }
 
 // Check claims that something holds. The scenario goes on when it does not.
 func (t *T) Check(ok bool, claim string) {
-	t.stream.check(record.Check{OK: ok, Claim: claim, Site: site(1)})
+	t.claim(record.Check{OK: ok, Claim: claim, Site: site(1)})
+}
+
+// claim makes a claim of the scenario's. The arguments of the verb that makes it have been evaluated: when it
+// is false, the modules asked for since the last one are those that it is about.
+func (t *T) claim(c record.Check) {
+	asked := t.asked
+	t.asked = nil
+	t.stream.check(c)
+	if !c.OK {
+		t.explain(asked)
+	}
 }
 
 // WantInt claims a number.
 func (t *T) WantInt(got, want int, claim string) {
-	t.stream.check(record.Check{
+	t.claim(record.Check{
 		OK: got == want, Claim: claim, Want: fmt.Sprint(want), Got: fmt.Sprint(got), Site: site(1),
 	})
 }
@@ -76,7 +92,7 @@ func (t *T) WantErr(got, want error, claim string) {
 	if e, ok := errors.AsType[*uapi.Error](got); ok {
 		c.Op = e.Op + " " + e.Object
 	}
-	t.stream.check(c)
+	t.claim(c)
 }
 
 // Expect declares a kernel report or an IOMMU fault that the scenario is about to provoke, from here to its end.
