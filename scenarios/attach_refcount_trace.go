@@ -1,0 +1,99 @@
+package scenarios
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nestbed/nestbed/scenarios/lab"
+)
+
+// Every step of the legacy way in takes references of exactly the modules whose code it can run later, and
+// the way out gives back the same. The counts of all modules are claimed at every step, so that one
+// file_operations without its owner shows, although nothing else does before the module is unloaded.
+//
+// /dev/vfio/vfio is a misc device (vfio +1), a group a character device, counted by cdev_get and by fops_get
+// from 6.1 on (vfio +2; 5.10 has one cdev for all groups, without an owner), a device's file an anonymous
+// inode (vfio +1). KVM's part changed twice: 5.10 has an owner in the operations of VM and vCPU and pins the
+// module in kvm_create_vm besides; 6.1 only pins it (70375c2d8fa3); from 6.7 on VM, vCPU and kvm-vfio have
+// the owner and nothing is pinned (087e15206d6a, ea61294befd3). An MSI vector holds irqbypass for as long as
+// irq_bypass_register_producer took a reference: seen up to 6.12, no more in 7.2.
+var _ = lab.Register(lab.Scenario{
+	Name:    "attach-refcount-trace",
+	Summary: "every step of the group interface takes exactly its module references and gives them back",
+	Area:    lab.Attach,
+	Needs: lab.Needs{
+		Devices: []lab.Device{lab.EDU},
+		IOMMU:   lab.AnyIOMMU,
+		Modules: []string{"kvm", "vfio_pci", "vfio_iommu_type1"},
+		Options: []string{"CONFIG_KVM", "CONFIG_VFIO_PCI"},
+	},
+	Timeout: 30 * time.Second,
+	Run: func(t *lab.T) {
+		dev := t.BindVFIO(lab.EDU)
+		names := t.LoadedUnderTest()
+		held := map[string]int{}
+		after := func(step string, name string, n int) {
+			if name != "" {
+				held[t.Module(name).Name()] += n
+			}
+			for _, name := range names {
+				t.WantInt(t.Module(name).Held(), held[name], fmt.Sprintf("%s: references of %s", step, name))
+			}
+		}
+		one := map[bool]int{true: 1}
+		pinned := one[!t.Since(6, 7)]                 // kvm_create_vm: __module_get
+		owner := one[!t.Since(6, 1) || t.Since(6, 7)] // kvm_vm_fops, kvm_vcpu_fops
+		deviceOwner := one[t.Since(6, 7)]             // kvm_device_fops
+		group := 1 + one[t.Since(6, 1)]               // cdev and file
+		symbol := one[t.Regime() == lab.RSYM]         // symbol_get(kvm_put_kvm)
+		file := one[t.Regime() == lab.RFILE]          // the VM's file is held, its module is as before
+		producer := one[!t.Since(7, 0)]               // irq_bypass_register_producer
+		after("a device that is bound", "", 0)
+
+		t.Step("the way in")
+		dev.OpenContainer()
+		after("the container is open", "vfio", 1)
+		dev.OpenGroup()
+		after("the group is open", "vfio", group)
+		dev.SetContainer()
+		after("the group is in the container", "", 0)
+		dev.SetIOMMU()
+		after("the container has an IOMMU", "vfio_iommu_type1", 1)
+		vm := t.NewVM()
+		after("/dev/kvm and a VM are open", lab.KVMVendor, 1+pinned+owner)
+		vm.CloseSystem()
+		after("/dev/kvm is closed", lab.KVMVendor, -1)
+		vm.NewVCPU()
+		after("a vCPU is open", lab.KVMVendor, owner)
+		vm.AddVFIO(dev)
+		after("the VM knows of the group", lab.KVMVendor, deviceOwner)
+		dev.Open()
+		held["vfio"]++
+		held["kvm"] += symbol
+		after("the device is open", "vfio_pci", 1)
+		dev.EnableMSI()
+		after("an MSI vector is set up", "irqbypass", producer)
+
+		t.Step("the way out, the VM's descriptors first")
+		vm.Close()
+		held[t.Module(lab.KVMVendor).Name()] = file * (pinned + owner)
+		after("the VM's descriptors are closed", "", 0)
+		dev.Close()
+		clear(held)
+		after("all is closed", "", 0)
+
+		t.Step("once more, the device's descriptors first")
+		vm = t.NewVM()
+		vm.AddVFIO(dev)
+		dev.Open()
+		dev.EnableMSI()
+		dev.Close()
+		held[t.Module(lab.KVMVendor).Name()] = 1 + pinned + owner + deviceOwner
+		held["vfio_iommu_type1"] = 1
+		// kvm-vfio keeps the group's file; on 5.10 a user of the group instead, which is no file.
+		after("the VM still knows of the group", "vfio", group*one[t.Since(6, 1)])
+		vm.Close()
+		clear(held)
+		after("all is closed", "", 0)
+	},
+})
