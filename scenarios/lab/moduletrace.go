@@ -180,6 +180,9 @@ func sumUp(name string, events []refEvent) string {
 			continue
 		}
 		lines = append(lines, e.line)
+		if e.put && e.who == "do_init_module" {
+			continue // a module is born with the loader's reference, which nobody got
+		}
 		c, ok := families[e.family()]
 		if !ok {
 			c = count{map[string]int{}, map[string]int{}}

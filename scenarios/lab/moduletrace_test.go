@@ -67,5 +67,7 @@ func TestModuleTraceIsIncomplete(t *testing.T) {
 		assert.Equal(t, len(events), 0, "%q", text)
 	}
 	events, _ := parseModuleTrace("a: module_put: kvm call_site=__fput refcnt=1\na: module_put: kvm call_site=__fput refcnt=0\n")
+	loaded, _ := parseModuleTrace("a: module_put: kvm call_site=do_init_module refcnt=1\n")
+	assert.Assert(t, !strings.Contains(sumUp("kvm", loaded), "TOO OFTEN"))
 	assert.Assert(t, strings.Contains(sumUp("kvm", events), "open files: 0 got, 2 put, 2 PUT TOO OFTEN"))
 }
