@@ -57,12 +57,17 @@ func runApt(ctx context.Context, dir, conf string, args ...string) ([]byte, erro
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", strings.Join(args[:2], " "), ctx.Err())
 		}
-		if bytes.Contains(stderr.Bytes(), []byte("No space left on device")) {
-			err = fmt.Errorf("%w: %w", err, syscall.ENOSPC) // apt-get has it in words only
-		}
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), err, aptComplaint(stderr.String()))
+		return nil, aptFailed(args, err, stderr.String())
 	}
 	return stdout.Bytes(), nil
+}
+
+// aptFailed is how an apt program ended, with its own words. A full disk it has in words only.
+func aptFailed(args []string, err error, stderr string) error {
+	if strings.Contains(stderr, "No space left on device") {
+		err = fmt.Errorf("%w: %w", err, syscall.ENOSPC)
+	}
+	return fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), err, aptComplaint(stderr))
 }
 
 // aptComplaint is what matters in apt's standard error, as one bounded line.

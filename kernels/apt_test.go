@@ -399,7 +399,8 @@ func TestSearchGivesUpOnAnUnreachableMirror(t *testing.T) {
 func TestSearchOnAFullDisk(t *testing.T) {
 	archive := debianArchive()
 	c := archive.cache(t, oneMirror)
-	c.apt.run = inTurn(c.apt.run, "update", fmt.Errorf("apt-get update: exit status 100: %w", syscall.ENOSPC))
+	full := aptFailed([]string{"apt-get", "update"}, errors.New("exit status 100"), "E: Failed to fetch x  Error writing to file - write (28: No space left on device)\n")
+	c.apt.run = inTurn(c.apt.run, "update", full)
 	_, err := c.Resolve(t.Context(), "debian:7.3", nil)
 	assert.ErrorIs(t, err, syscall.ENOSPC)
 	assert.Assert(t, !strings.Contains(err.Error(), "network"), "%v", err)
