@@ -65,7 +65,13 @@ func (m *Module) Unload() error {
 }
 
 // Load loads the module and what it depends on; nothing happens if it is there.
-func (m *Module) Load() { m.t.must(m.t.mods.Load(m.name)) }
+func (m *Module) Load() {
+	there := m.Loaded()
+	m.t.must(m.t.mods.Load(m.name))
+	if m.name == "vfio_iommu_type1" && !there && m.t.slots > 0 {
+		m.t.allowInterrupts() // what BindVFIO told it went with it
+	}
+}
 
 // loadNeeds loads what the scenario needs, and finds the CPU's vendor module on the way.
 func (t *T) loadNeeds() error {
