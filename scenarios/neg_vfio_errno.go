@@ -20,7 +20,8 @@ import (
 //
 // Kernels differ: SET_CONTAINER of what is no container is EBADFD from 6.2 on (the file might have been an
 // iommufd's), EINVAL before; of a negative number EINVAL in 5.10; a mapping or an unmap that wraps is EOVERFLOW in
-// 7.3, EINVAL before. EPERM without interrupt remapping is attach-unsafe-irq-eperm's to say.
+// 7.3, EINVAL before; the error interrupt of a device that is not PCI Express is refused before 7.3 and there since
+// (s390's ISM wanted it). EPERM without interrupt remapping is attach-unsafe-irq-eperm's to say.
 var _ = lab.Register(lab.Scenario{
 	Name:    "neg-vfio-errno",
 	Summary: "group, container, type1 and device refuse bad input with the right errno and hold nothing of it",
@@ -238,7 +239,7 @@ var _ = lab.Register(lab.Scenario{
 			{"GET_REGION_INFO of VGA", unix.EINVAL, words(uapi.VFIODeviceGetRegionInfo, 32, 0, 8, 0, 0, 0, 0, 0)},
 			{"GET_IRQ_INFO of no bytes", unix.EINVAL, words(getIRQInfo, 0, 0, 0, 0)},
 			{"GET_IRQ_INFO of an interrupt that is not there", unix.EINVAL, words(getIRQInfo, 16, 0, 5, 0)},
-			{"GET_IRQ_INFO of errors of a device that is not PCI Express", unix.EINVAL, words(getIRQInfo, 16, 0, 3, 0)},
+			{"GET_IRQ_INFO of errors of a device that is not PCI Express", before(7, 3, unix.EINVAL, nil), words(getIRQInfo, 16, 0, 3, 0)},
 			{"DEVICE_FEATURE that nobody has", unix.ENOTTY, words(deviceFeature, 24, featureGet|0xffff, 0, 0, 0, 0)},
 			{"DEVICE_FEATURE of no bytes", unix.EINVAL, words(deviceFeature, 0, featureGet, 0, 0, 0, 0)},
 			{"DEVICE_FEATURE with a flag that nobody has", unix.EINVAL, words(deviceFeature, 24, 1<<20, 0, 0, 0, 0)},
