@@ -32,6 +32,8 @@ type Exit struct {
 	Tail        []string // the console's last lines
 
 	TimedOut bool // no progress until the deadline
+	// Starved is how long QEMU waited for a CPU of the host, in seconds.
+	Starved  float64
 	Panicked bool // QEMU saw the guest panic (pvpanic)
 	Reset    bool // QEMU saw the guest reset itself
 
@@ -76,8 +78,12 @@ func Judge(in Input) Outcome {
 		return o.end(record.Error, "the agent declared an expectation that is no regular expression", err.Error())
 	}
 	o.Reports = s.unexpected(in.Reports)
+	if in.Exit.Starved >= starvation {
+		s.stalls = slices.DeleteFunc(slices.Clone(o.Reports), func(r record.Report) bool { return !stall(r) })
+		o.Reports = slices.DeleteFunc(o.Reports, stall)
+	}
 
-	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){crash, hang, broken, fail, skip} {
+	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){crash, hang, broken, fail, starved, skip} {
 		if judged, ok := rule(in, s, o); ok {
 			if v := judged.Verdict; len(judged.Reports) == 0 && (v == record.Crash || v == record.Hang || v == record.Error) {
 				judged.Tail = in.Exit.Tail
@@ -200,6 +206,31 @@ func fail(in Input, s said, o Outcome) (Outcome, bool) {
 	return o, true
 }
 
+// starvation is how long a guest may have had no CPU, in seconds, before what its watchdogs say is doubted. The
+// shortest of them waits as long.
+const starvation = 10
+
+// stall tells a report that something took too long by the guest's clock, which runs on while the guest does
+// not. It says nothing else, and nothing about the kernel of a guest that the host did not let run.
+func stall(r record.Report) bool {
+	switch r.Class {
+	case record.ClassLockup, record.ClassHung:
+		return true
+	case record.ClassRCU:
+		return strings.Contains(r.Title, "stall")
+	}
+	return false
+}
+
+// starved finds a guest whose watchdogs barked and in which nothing else was wrong.
+func starved(in Input, s said, o Outcome) (Outcome, bool) {
+	if len(s.stalls) == 0 {
+		return o, false
+	}
+	return o.end(record.Error, "the host starved the guest: "+s.stalls[0].Title,
+		fmt.Sprintf("QEMU waited %.0f s for a CPU, and such a report is about time: fewer guests at once (-j), or a quieter host", in.Exit.Starved)), true
+}
+
 func skip(_ Input, s said, o Outcome) (Outcome, bool) {
 	if s.skip == nil {
 		return o, false
@@ -222,6 +253,7 @@ type said struct {
 	expected      []*regexp.Regexp
 	skip          *record.SkipReason
 	broken        string
+	stalls        []record.Report // that the host explains
 	done          *record.Done
 }
 

@@ -41,6 +41,7 @@ type Ends struct {
 	Reset      bool
 	QEMUExited bool
 	QEMUStatus string
+	Starved    time.Duration // QEMU waited so long for a CPU of the host
 }
 
 func newGuest(ctx context.Context, process *qemu.Process, follower *console.Follower, dir string) *Guest {
@@ -95,7 +96,7 @@ func (g *Guest) Gone() <-chan struct{} { return g.QEMU.Done() }
 // Ends says what is known about the guest's end. Called before Close it tells what happened by itself.
 func (g *Guest) Ends() Ends {
 	state := g.QEMU.ExitState()
-	e := Ends{Panicked: state.Panicked, Reset: state.Shutdown == "guest-reset"}
+	e := Ends{Panicked: state.Panicked, Reset: state.Shutdown == "guest-reset", Starved: g.QEMU.Starved()}
 	select {
 	case <-g.QEMU.Done():
 		e.QEMUExited, e.QEMUStatus = true, state.String()

@@ -66,6 +66,7 @@ type BootError struct {
 	QEMUExited bool
 	QEMUStatus string
 	Stderr     string // the end of what QEMU printed
+	Starved    time.Duration
 	Err        error
 }
 
@@ -220,7 +221,7 @@ func (g *Guest) bootError(silent bool, cause error) error {
 	ends := g.Ends()
 	return &BootError{
 		LastLine: g.Log.State().LastLine, Panicked: ends.Panicked, Reset: ends.Reset, Silent: silent,
-		QEMUExited: ends.QEMUExited, QEMUStatus: ends.QEMUStatus, Stderr: g.QEMU.Stderr(), Err: cause,
+		QEMUExited: ends.QEMUExited, QEMUStatus: ends.QEMUStatus, Stderr: g.QEMU.Stderr(), Starved: ends.Starved, Err: cause,
 	}
 }
 

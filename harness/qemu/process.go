@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -84,6 +85,8 @@ type Process struct {
 
 	mu    sync.Mutex
 	state ExitState
+
+	starved atomic.Int64 // what Starved last gave
 
 	stopping sync.Once
 	closing  sync.Once

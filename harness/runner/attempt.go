@@ -101,6 +101,7 @@ func (a *attempt) bootFailed(ctx context.Context, err error) {
 		a.in.Exit.SilentAfter = boot.LastLine
 		a.in.Exit.Panicked, a.in.Exit.Reset = boot.Panicked, boot.Reset
 		a.in.Exit.QEMUExited, a.in.Exit.QEMUStatus = boot.QEMUExited, boot.QEMUStatus
+		a.in.Exit.Starved = boot.Starved.Seconds()
 		if boot.Ours() {
 			a.in.Exit.HostError = boot.Err.Error()
 		}
@@ -233,6 +234,7 @@ func (a *attempt) atEnd(g *pool.Guest) {
 	ends := g.Ends()
 	a.in.Exit.Panicked, a.in.Exit.Reset = ends.Panicked, ends.Reset
 	a.in.Exit.QEMUExited, a.in.Exit.QEMUStatus = ends.QEMUExited, ends.QEMUStatus
+	a.in.Exit.Starved = ends.Starved.Seconds()
 	if a.in.Exit.TimedOut || a.in.Exit.AgentLost || a.in.Exit.AgentSignal != "" {
 		a.in.Exit.SilentAfter = g.Log.State().LastLine
 	}
@@ -326,6 +328,7 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 	defer tick.Stop()
 	looked := time.Now()
 	stalled := func() bool {
+		t.guest.QEMU.Starved() // a QEMU that ends takes it along
 		gap := time.Since(looked)
 		looked = time.Now()
 		if gap < 3*time.Second {
