@@ -102,6 +102,35 @@ func TestRunRoundTrip(t *testing.T) {
 	assert.Equal(t, len(entries), 3, "run.json, cells.jsonl, one cell: no leftovers")
 }
 
+// Runs that start at once in one folder have a folder of their own each.
+func TestManyRunsOfOneMoment(t *testing.T) {
+	root := t.TempDir()
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			run, err := Create(root, header())
+			if !assert.Check(t, err) {
+				return
+			}
+			for i, p := range run.Header().Cells {
+				_, err := run.CellDir(p, 1)
+				assert.Check(t, err, "%d", i)
+				assert.Check(t, run.Append(verdict(p, record.Pass)))
+			}
+			assert.Check(t, run.Close())
+		})
+	}
+	wg.Wait()
+	runs, err := Runs(root)
+	assert.NilError(t, err)
+	assert.Equal(t, len(runs), 40)
+	for _, r := range runs {
+		left, err := r.Unfinished()
+		assert.NilError(t, err)
+		assert.Equal(t, len(left), 0)
+	}
+}
+
 func TestOpenSaysWhatToType(t *testing.T) {
 	root := t.TempDir()
 	want := func(ref, text string) {

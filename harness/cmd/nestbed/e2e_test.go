@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -394,6 +395,72 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// vmlinuz is the image of a kernel that the cache has.
+func vmlinuz(t *testing.T, spec string) []byte {
+	t.Helper()
+	h, err := findHome("")
+	assert.NilError(t, err)
+	cache, err := h.kernels()
+	assert.NilError(t, err)
+	k, err := cache.Resolve(t.Context(), spec, nil)
+	assert.NilError(t, err)
+	image, err := os.ReadFile(k.Vmlinuz())
+	assert.NilError(t, err)
+	return image
+}
+
+// A kernel that was built without KVM and VFIO is imported, and every cell says why it cannot run. None boots.
+func TestKernelWithoutKVMAndVFIO(t *testing.T) {
+	cmd := nestbed(t, "run", "--json", "-k")
+	dir := t.TempDir()
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "vmlinuz"), vmlinuz(t, "debian:6.12"), 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "config"), []byte("CONFIG_MODULES=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_VIRTIO_PCI=y\n# CONFIG_KVM is not set\n"), 0o600))
+	cmd.Args = append(cmd.Args, dir)
+	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+overlay(t))
+	status, stdout, stderr := finish(t, cmd)
+	assert.Check(t, cmp.Equal(status, 0), stderr)
+	n := 0
+	for line := range strings.Lines(stdout) {
+		var c results.Cell
+		assert.NilError(t, json.Unmarshal([]byte(line), &c), line)
+		n++
+		assert.Check(t, cmp.Equal(c.Verdict, record.Skip), c.ID())
+		assert.Check(t, c.Reason != "" && c.Remedy != "" && c.Dir == "", "%s: %q, %q", c.ID(), c.Reason, c.Remedy)
+	}
+	assert.Check(t, n >= 8, "%d cells", n)
+}
+
+// An image that is a kernel by its header only is a crash or a hang with the console's end, at once.
+func TestKernelOfGarbage(t *testing.T) {
+	cmd := nestbed(t, "run", "l2-runs", "--no-known", "-k")
+	dir := t.TempDir()
+	image := vmlinuz(t, "debian:6.12")
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := 20_000; i < len(image); i++ {
+		image[i] = byte(rnd.Uint32())
+	}
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "vmlinuz"), image, 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "config"), []byte("CONFIG_MODULE_UNLOAD=y\nCONFIG_KVM=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\nCONFIG_VIRTIO_CONSOLE=y\n"), 0o600))
+	cmd.Args = append(cmd.Args, dir)
+	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+overlay(t))
+	start := time.Now()
+	status, stdout, stderr := finish(t, cmd)
+	t.Logf("%.1f s\n%s", time.Since(start).Seconds(), stdout)
+	assert.Check(t, cmp.Equal(status, 1), stderr)
+	assert.Check(t, cmp.Contains(stdout, "console.log, its end\n  Probing EDD"))
+}
+
+// overlay is a cache of its own that knows what has been proven of this host.
+func overlay(t *testing.T) string {
+	t.Helper()
+	h, err := findHome("")
+	assert.NilError(t, err)
+	dir := t.TempDir()
+	assert.NilError(t, os.MkdirAll(filepath.Join(dir, "nestbed", cacheVersion), 0o755))
+	assert.NilError(t, os.Symlink(filepath.Join(h.cache, "doctor"), filepath.Join(dir, "nestbed", cacheVersion, "doctor")))
+	return dir
 }
 
 func TestShellRunsACommand(t *testing.T) {
