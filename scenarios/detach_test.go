@@ -8,4 +8,12 @@ var (
 		"the bind to e1000e left out: 'round 1: each driver works and lets go' was false, got 'e1000e has it; it is a network interface; e1000e gives it away'")
 	_ = seenToFail("detach-file-del-bound",
 		"the first DEL left out: 'DEL of a group that is no longer there' was false, want ENOENT, got success")
+	_ = seenToFail("detach-fork-child",
+		"the heir's close of the device left out: 'the VM is destroyed with the device's last close' was false")
+	_ = seenToFail("detach-scm-rights-survivor",
+		"the heir's close of the device left out: 'the VM is destroyed with the device's last close' was false, want 0, got 1")
+	_ = seenToFail("detach-sigkill-in-vcpu-run",
+		"the kill left out: 'everything is back' was false, kvm_amd want 0, got 4, and the next owner's group was EBUSY")
+	_ = seenToFail("detach-sigkill-owner",
+		"the kill left out: 'kill 1 (stay after \"open /dev/kvm\"): everything is back' was false, kvm_amd want 0, got 1")
 )
