@@ -138,7 +138,7 @@ func (r Report) evidence(c results.Cell) string {
 	for _, s := range append(f[0].facts(), f[0].head()...) {
 		fmt.Fprintln(&out, Escape(s))
 	}
-	fmt.Fprintln(&out, Rerun(c.Planned()))
+	fmt.Fprintln(&out, Again(r.Header, c.Planned()))
 	return out.String()
 }
 

@@ -159,7 +159,7 @@ func ReportText(w io.Writer, r Report) error {
 			}
 		}
 		fmt.Fprintln(&out, "\n   To reproduce:")
-		for _, line := range pasted(Rerun(f.First.Planned()), mail-5) {
+		for _, line := range pasted(Again(r.Header, f.First.Planned()), mail-5) {
 			fmt.Fprintln(&out, "     "+line)
 		}
 	}
@@ -314,7 +314,7 @@ func ReportMarkdown(w io.Writer, r Report) error {
 				fence(&out, head)
 			}
 			fmt.Fprint(&out, "\nTo reproduce:\n")
-			fence(&out, []string{Rerun(f.First.Planned())})
+			fence(&out, []string{Again(r.Header, f.First.Planned())})
 		}
 	}
 	if list := r.findings(isKnown); len(list) > 0 {
