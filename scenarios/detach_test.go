@@ -16,4 +16,6 @@ var (
 		"the kill left out: 'everything is back' was false, kvm_amd want 0, got 4, and the next owner's group was EBUSY")
 	_ = seenToFail("detach-sigkill-owner",
 		"the kill left out: 'kill 1 (stay after \"open /dev/kvm\"): everything is back' was false, kvm_amd want 0, got 1")
+	_ = seenToFail("detach-unbind-sysfs-open",
+		"the unbind left out: 'the kernel asks for the device' and 'and waits in vfio_unregister_group_dev' were false, and the device's driver was vfio-pci")
 )
