@@ -104,7 +104,18 @@ func tally(out *bytes.Buffer, s Summary, cells []results.Cell) {
 	for _, p := range s.Passes {
 		fmt.Fprintln(out, fit(fmt.Sprintf("unexpected pass: %s, where %s is known", p.Cell.ID(), p.Known), width))
 	}
+	for _, d := range s.Damage {
+		labelled(out, "damaged: ", d)
+	}
 	footer(out, s.NotCovered, s.RunID)
+}
+
+// labelled writes a text of up to three lines, the label before the first.
+func labelled(out *bytes.Buffer, label, text string) {
+	for _, line := range wrap(text, width-len(label)) {
+		fmt.Fprintln(out, label+line)
+		label = strings.Repeat(" ", len(label))
+	}
 }
 
 // Footer writes what green does not say, and where there is more.
@@ -116,13 +127,7 @@ func Footer(w io.Writer, notCovered []string, run string) error {
 
 func footer(out *bytes.Buffer, notCovered []string, run string) {
 	if len(notCovered) > 0 {
-		for i, line := range wrap(strings.Join(notCovered, "; "), width-13) {
-			label := "not covered: "
-			if i > 0 {
-				label = "             "
-			}
-			fmt.Fprintln(out, label+line)
-		}
+		labelled(out, "not covered: ", strings.Join(notCovered, "; "))
 	}
 	if run != "" {
 		fmt.Fprintf(out, "more: nestbed show %s\n", quote(run))
