@@ -434,3 +434,16 @@ func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	assert.NilError(t, os.WriteFile(path, []byte(text), 0o644))
 }
+
+func TestACPIInterrupts(t *testing.T) {
+	const table = "            CPU0       CPU1\n  4:         17          0   IO-APIC    4-edge      ttyS0\n" +
+		"  9:          2          1   IO-APIC    9-fasteoi   acpi\nNMI:          0          0   Non-maskable interrupts\n"
+	n, ok := acpiInterrupts([]byte(table))
+	assert.Assert(t, ok)
+	assert.Equal(t, n, 3)
+	n, ok = acpiInterrupts([]byte(strings.ReplaceAll(table, "          2          1 ", "          0          0 ")))
+	assert.Assert(t, ok)
+	assert.Equal(t, n, 0)
+	_, ok = acpiInterrupts([]byte("  9: x\n"))
+	assert.Assert(t, !ok)
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -139,11 +140,57 @@ func (t *T) plugInto(slot int, kind Device) pci.Device {
 	defer cancel()
 	_, err := t.stream.call(ctx, record.Call{Verb: record.VerbPlug, Device: kind.Name, Slot: slot})
 	t.mustHost("plug "+kind.Name, err)
+	t.skipDeafMachine(kind)
 	address, err := t.events.waitPCI(ctx, kind.ID)
 	t.mustHost("plug "+kind.Name, err)
 	dev := t.bus.Device(address)
 	t.mustHost("plug "+kind.Name, dev.Settle())
 	return dev
+}
+
+// skipDeafMachine ends the scenario on a machine that cannot tell its kernel of a new device: with the
+// amd-iommu of QEMU 10, under TCG, no interrupt of the IO-APIC arrives, ACPI's among them. The boot has
+// shown it already, because ACPI's interrupt is there and was never handled; a short wait makes it sure.
+func (t *T) skipDeafMachine(kind Device) {
+	if t.IOMMU() != AMDIOMMU || t.scenario.NeedsOf(t.env.Variant).NativeHotplug {
+		return
+	}
+	ctx, cancel := t.patience(3 * time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		table, err := os.ReadFile(filepath.Join(t.env.Root, "/proc/interrupts"))
+		t.mustHost("interrupts", err)
+		if n, ok := acpiInterrupts(table); !ok || n > 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Skip("no interrupt of the IO-APIC reaches this kernel, so that ACPI cannot tell it of a new "+kind.Name,
+				"QEMU 7.2 for machine amd (QEMU 10 does this under TCG), or -m intel")
+		}
+	}
+}
+
+// acpiInterrupts adds up how often ACPI's interrupt was handled, if it is there.
+func acpiInterrupts(table []byte) (n int, ok bool) {
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[len(fields)-1] != "acpi" {
+			continue
+		}
+		for _, f := range fields[1:] {
+			count, err := strconv.Atoi(f)
+			if err != nil {
+				break
+			}
+			n += count
+		}
+		return n, true
+	}
+	return 0, false
 }
 
 // Address is the device's PCI address, Group its IOMMU group's number.
