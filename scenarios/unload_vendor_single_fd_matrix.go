@@ -11,8 +11,9 @@ import (
 
 // Whatever is left of a VM pins the vendor module by itself: a descriptor of /dev/kvm, the VM, a vCPU or the
 // kvm-vfio device, guest memory (guest_memfd, 6.8 on, where the kernel has it), the mapping of kvm_run with its
-// descriptor closed. A mapping keeps the file, and the file its module (since 6.7 by .owner, 087e15206d6a; from
-// 5.18 to 6.6 by the VM's own reference, 5f6de5cbebee). All but /dev/kvm keep the VM alive too.
+// descriptor closed. A mapping keeps the file, and the file its module: since 6.7 by .owner (087e15206d6a), up
+// to 6.6 by the VM's own reference (5f6de5cbebee, which stable 5.10 has on top of an .owner for VM and vCPU: two
+// references there, one for the kvm-vfio device). All but /dev/kvm keep the VM alive too.
 //
 // In the variant bar the last thing left is a mapped BAR of a VFIO device that was opened for the VM. It
 // keeps the device open, and so, from 6.2 on, the VM; vfio_pci must stay in any case. Up to 6.1 the VM is gone and
