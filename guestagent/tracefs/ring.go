@@ -58,8 +58,9 @@ const (
 	pageSize   = 4096
 	pageHeader = 16 // time stamp of the first entry; bytes committed, with flags
 
-	missedEvents = 1 << 31 // before this page, entries were overwritten
-	missedMask   = 3 << 30
+	// The count of bytes is an int to which the kernel adds its flags, 1<<31 that entries before this page were
+	// overwritten and 1<<30 that their number follows: negative numbers, and on 6.1 twice for one page.
+	sizeBits = 27
 
 	typePadding    = 29
 	typeTimeExtend = 30
@@ -76,8 +77,8 @@ func parsePage(page []byte, last *uint64, entries *[]Entry) (lost bool, err erro
 	}
 	now := le.Uint64(page)
 	commit := le.Uint64(page[8:])
-	lost = commit&missedEvents != 0
-	size := commit &^ missedMask
+	lost = commit>>sizeBits != 0
+	size := commit & (1<<sizeBits - 1)
 	if size > uint64(len(page)-pageHeader) {
 		return lost, fmt.Errorf("trace buffer: %d bytes in a page of %d", size, len(page))
 	}

@@ -62,7 +62,7 @@ func pageOf(flags uint64, words ...uint32) []byte {
 
 func TestEntries(t *testing.T) {
 	header := func(kind, delta uint32) uint32 { return kind | delta<<5 }
-	page := pageOf(missedEvents,
+	page := pageOf(1<<31,
 		header(2, 5), 7, 42, // 8 bytes at 1005
 		header(typeTimeExtend, 3), 1, // 1<<27 and 3 later
 		header(0, 1), 12, 8, 43, // 8 bytes, its length in a word of its own
@@ -87,6 +87,14 @@ func TestEntries(t *testing.T) {
 	assert.Equal(t, entries[2].PID(), 0) // it is too short
 	assert.Equal(t, entries[2].Uint64(0), uint64(0))
 	assert.Equal(t, entries[2].String(0), "")
+
+	// As 6.1 was seen to hand out a page after it had lost some.
+	odd := pageOf(0, header(2, 5), 7, 42)
+	binary.LittleEndian.PutUint64(odd[8:], 0xffffffff_00000000|binary.LittleEndian.Uint64(odd[8:]))
+	lost, err = parsePage(odd, &last, &entries)
+	assert.NilError(t, err)
+	assert.Assert(t, lost)
+	assert.Equal(t, len(entries), 4)
 
 	for _, bad := range [][]byte{
 		nil,

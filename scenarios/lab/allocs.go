@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nestbed/nestbed/results/record"
@@ -24,9 +26,14 @@ import (
 // queues (put_super, KVM's zapping of page tables). So a difference is looked at again until it is gone or
 // patience is over.
 type allocs struct {
-	root    string
-	ledger  *ledger // nil when there is none
-	why     string  // the ledger says nothing; "" when it does
+	root string
+
+	mu      sync.Mutex    // of all that the ledger has taken in
+	err     error         // the first of keepUp
+	end     chan struct{} // ends keepUp
+	ended   chan struct{} // it has
+	ledger  *ledger       // nil when there is none
+	why     string        // the ledger says nothing; "" when it does
 	code    codeMap
 	from    uint64         // the baseline's place in the ledger
 	loads   map[string]int // at the baseline
@@ -50,7 +57,7 @@ func (a *allocs) start() error {
 	if err := a.update(); err != nil {
 		return err
 	}
-	if a.ledger != nil {
+	if a.ledger != nil { // keepUp has not begun
 		a.from, a.loads = a.ledger.latest(), a.ledger.loads()
 	}
 	var err error
@@ -60,10 +67,40 @@ func (a *allocs) start() error {
 	return a.counts(&a.profile, &a.mapped, &a.tables)
 }
 
-// update keeps the ledger's buffer from running over.
+// keepUp takes in what happens, so that the ledger's buffer does not run over while a scenario is busy,
+// until close.
+func (a *allocs) keepUp() {
+	const often = 200 * time.Millisecond
+	a.end, a.ended = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(a.ended)
+		tick := time.NewTicker(often)
+		defer tick.Stop()
+		for {
+			select {
+			case <-a.end:
+				return
+			case <-tick.C:
+			}
+			if err := a.update(); err != nil {
+				a.mu.Lock()
+				a.err = cmp.Or(a.err, err)
+				a.mu.Unlock()
+				return
+			}
+		}
+	}()
+}
+
+// update takes in what has happened by now.
 func (a *allocs) update() error {
 	if a.ledger == nil {
 		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil {
+		return a.err
 	}
 	if err := a.ledger.update(); err != nil {
 		return err
@@ -74,8 +111,18 @@ func (a *allocs) update() error {
 	return nil
 }
 
+// rest ends keepUp.
+func (a *allocs) rest() {
+	if a.end != nil {
+		close(a.end)
+		<-a.ended
+		a.end = nil
+	}
+}
+
 // close ends the watch.
 func (a *allocs) close() error {
+	a.rest()
 	if a.ledger == nil {
 		return nil
 	}
@@ -126,8 +173,13 @@ func (a *allocs) more(loaded func(string) bool) (excess, error) {
 	if tables > a.tables {
 		x.named["pages of KVM's page tables"] = tables - a.tables
 	}
-	if err := a.update(); err != nil || a.why != "" {
+	if err := a.update(); err != nil {
 		return x, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.why != "" {
+		return x, nil
 	}
 	return x, a.traced(&x, loaded)
 }
@@ -178,6 +230,7 @@ func (x excess) list(root string) (string, error) {
 
 // settleAllocs claims that nothing is left of what the modules under test allocated.
 func (t *T) settleAllocs() {
+	t.allocs.rest()
 	const look = 20 * time.Millisecond
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(float64(5*time.Second)*t.env.Scale))
 	defer cancel()
@@ -199,7 +252,7 @@ func (t *T) settleAllocs() {
 			t.stream.broken("closing invariant: " + err.Error())
 			return
 		}
-		if t.allocs.why != "" {
+		if t.allocs.why != "" { // keepUp has ended
 			t.stream.log("allocations were not watched, but for vmalloc: " + t.allocs.why)
 		}
 		t.stream.check(record.Check{

@@ -131,6 +131,7 @@ func (t *T) prepare(release string) error {
 		return fmt.Errorf("baseline: %w", err)
 	}
 	t.idle = t.baseline
+	t.allocs.keepUp()
 	return nil
 }
 
