@@ -51,7 +51,7 @@ type Difference struct {
 type Comparison struct {
 	Schema      string       `json:"schema"`
 	Differences []Difference `json:"differences"` // findings first
-	Alike       int          `json:"alike"`       // cells without a finding in either run
+	Alike       int          `json:"alike"`       // cells with a verdict in both runs and a finding in neither
 	Added       int          `json:"added"`       // cells that only the newer run has, without a finding
 	NoVerdict   int          `json:"no_verdict"`  // cells of the newer run that are error or unfinished
 }
@@ -111,7 +111,7 @@ func Compare(older, newer []Cell) Comparison {
 			switch {
 			case before[k] == nil && after[k].judged > 0:
 				out.Added++
-			case after[k] != nil:
+			case before[k] != nil && after[k] != nil && after[k].judged > 0:
 				out.Alike++
 			}
 		}

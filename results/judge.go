@@ -78,12 +78,7 @@ func Judge(in Input) Outcome {
 		return o.end(record.Error, "the agent declared an expectation that is no regular expression", err.Error())
 	}
 	o.Reports = s.unexpected(in.Reports)
-	if in.Exit.Starved >= starvation {
-		s.stalls = slices.DeleteFunc(slices.Clone(o.Reports), func(r record.Report) bool { return !stall(r) })
-		o.Reports = slices.DeleteFunc(o.Reports, stall)
-	}
-
-	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){crash, hang, broken, fail, starved, skip} {
+	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){starved, crash, hang, broken, fail, skip} {
 		if judged, ok := rule(in, s, o); ok {
 			if v := judged.Verdict; len(judged.Reports) == 0 && (v == record.Crash || v == record.Hang || v == record.Error) {
 				judged.Tail = in.Exit.Tail
@@ -206,29 +201,25 @@ func fail(in Input, s said, o Outcome) (Outcome, bool) {
 	return o, true
 }
 
-// starvation is how long a guest may have had no CPU, in seconds, before what its watchdogs say is doubted. The
-// shortest of them waits as long.
+// starvation is how long a guest may have had no CPU, in seconds, before a stall that its kernel reports is
+// doubted: half of the time that RCU waits.
 const starvation = 10
 
-// stall tells a report that something took too long by the guest's clock, which runs on while the guest does
-// not. It says nothing else, and nothing about the kernel of a guest that the host did not let run.
-func stall(r record.Report) bool {
-	switch r.Class {
-	case record.ClassLockup, record.ClassHung:
-		return true
-	case record.ClassRCU:
-		return strings.Contains(r.Title, "stall")
-	}
-	return false
-}
-
-// starved finds a guest whose watchdogs barked and in which nothing else was wrong.
+// starved finds a guest whose host did not let it run and in which nothing else was wrong: it ended its
+// scenario, every claim was true, and all that its kernel said is that RCU saw no progress, by a clock that
+// runs on while the guest does not.
 func starved(in Input, s said, o Outcome) (Outcome, bool) {
-	if len(s.stalls) == 0 {
+	stall := func(r record.Report) bool {
+		return r.Class == record.ClassRCU && strings.Contains(r.Title, "stall")
+	}
+	switch x := in.Exit; {
+	case x.Starved < starvation || len(o.Reports) == 0 || s.done == nil || s.failed > 0 || s.broken != "" || x.TimedOut || x.Panicked:
+		return o, false
+	case slices.ContainsFunc(o.Reports, func(r record.Report) bool { return !stall(r) }):
 		return o, false
 	}
-	return o.end(record.Error, "the host starved the guest: "+s.stalls[0].Title,
-		fmt.Sprintf("QEMU waited %.0f s for a CPU, and such a report is about time: fewer guests at once (-j), or a quieter host", in.Exit.Starved)), true
+	return o.end(record.Error, "the host starved the guest: "+o.Reports[0].Title,
+		fmt.Sprintf("QEMU waited %.0f s for a CPU, and the report is about time: fewer guests at once (-j), or a quieter host", in.Exit.Starved)), true
 }
 
 func skip(_ Input, s said, o Outcome) (Outcome, bool) {
@@ -253,7 +244,6 @@ type said struct {
 	expected      []*regexp.Regexp
 	skip          *record.SkipReason
 	broken        string
-	stalls        []record.Report // that the host explains
 	done          *record.Done
 }
 

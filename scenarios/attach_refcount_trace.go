@@ -47,7 +47,7 @@ var _ = lab.Register(lab.Scenario{
 		group := 1 + one[t.Since(6, 1)]               // cdev and file
 		symbol := one[t.Regime() == lab.RSYM]         // symbol_get(kvm_put_kvm)
 		file := one[t.Regime() == lab.RFILE]          // the VM's file is held, its module is as before
-		producer := one[!t.Since(7, 0)]               // irq_bypass_register_producer
+		producer := t.BypassRefs()                    // irq_bypass_register_producer
 		after("a device that is bound", "", 0)
 
 		t.Step("the way in")

@@ -55,6 +55,7 @@ var _ = lab.Register(lab.Scenario{
 			t.WantInt(t.LiveVMs(), 1, "its VM lives")
 			t.WantText(victim.Ask("transfer"), "a transfer has begun", "its device's engine is busy")
 			victim.Kill()
+			t.WantInt(dev.RealCommand()&lab.CommandMaster, 0, "the device may not master the bus any more")
 			t.WantIdle("everything is back")
 
 			t.Step("the next owner")

@@ -96,7 +96,7 @@ func (e *BootError) Unwrap() error { return e.Err }
 
 // Ours says that the boot failed for a reason that says nothing about the kernel.
 func (e *BootError) Ours() bool {
-	return errors.Is(e.Err, errStopped) || errors.Is(e.Err, errFlood) || errors.As(e.Err, new(*guest.ProtocolError))
+	return errors.Is(e.Err, errStopped) || errors.Is(e.Err, errFlood) || errors.As(e.Err, new(*guest.ProtocolError)) || errors.As(e.Err, new(*FullError))
 }
 
 var (

@@ -88,9 +88,10 @@ const maxAttempts = 2
 // again says whether an attempt is worth another one. An error is ours. A crash before init's first word,
 // under TCG, is the emulator's more often than the kernel's: once in several hundred boots of stock kernels
 // QEMU 7.2 leaves garbage in EFLAGS after cmpxchg16b, TF among it, and the kernel dies of a debug exception
-// in start_kernel. No scenario has begun then; a kernel that really cannot boot does not boot twice.
+// in start_kernel. No scenario has begun then; a kernel that really cannot boot does not boot twice. What
+// was an error after a claim had turned out false is not tried until that claim holds.
 func again(o results.Outcome, booted bool, accel machine.Accel) bool {
-	return o.Verdict == record.Error || o.Verdict == record.Crash && !booted && accel != machine.KVM
+	return o.Verdict == record.Error && o.Failed == 0 || o.Verdict == record.Crash && !booted && accel != machine.KVM
 }
 
 // Go works until the queue gives no more cells or ctx is done. Cells in progress then end without a

@@ -85,7 +85,7 @@ type (
 
 // ReportJUnit writes a report as JUnit XML. A known issue is a skipped case: it fails nothing and is no pass.
 func ReportJUnit(w io.Writer, r Report) error {
-	all := junitSuites{Name: "nestbed " + r.Header.ID}
+	all := junitSuites{Name: Escape("nestbed " + r.Header.ID)}
 	took := 0.0
 	for _, s := range r.suites() {
 		one := junitSuite{Name: Escape(s.kernel + "/" + s.machine), Timestamp: r.Header.Started.UTC().Format("2006-01-02T15:04:05")}

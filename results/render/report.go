@@ -266,18 +266,39 @@ func (f Finding) head() []string {
 	return f.Outcome.Reports[0].Head
 }
 
-// pasted breaks a command at spaces so that it can still be pasted.
+// pasted breaks a command between its words, so that it can still be pasted. A word that is too long stays
+// whole.
 func pasted(command string, n int) []string {
-	lines := fold(command, n-2)
-	for i := range lines {
-		if i > 0 {
-			lines[i] = "  " + lines[i]
-		}
-		if i < len(lines)-1 {
-			lines[i] += ` \`
+	var lines []string
+	line := ""
+	for _, word := range shellWords(command) {
+		switch {
+		case line == "":
+			line = word
+		case len(line)+len(word)+len("  ")+len(` \`) > n:
+			lines, line = append(lines, line+` \`), "  "+word
+		default:
+			line += " " + word
 		}
 	}
-	return lines
+	return append(lines, line)
+}
+
+// shellWords splits a command that quote made, at the spaces outside of single quotes.
+func shellWords(command string) []string {
+	var words []string
+	word, quoted := "", false
+	for _, c := range command {
+		switch {
+		case c == ' ' && !quoted:
+			words, word = append(words, word), ""
+			continue
+		case c == '\'' && !strings.HasSuffix(word, `\`):
+			quoted = !quoted
+		}
+		word += string(c)
+	}
+	return append(words, word)
 }
 
 // ReportMarkdown writes a report for a page that renders Markdown.
@@ -346,6 +367,11 @@ func markdown(s string) string {
 		switch {
 		case c == '<':
 			b.WriteString("&lt;")
+		case c == '>':
+			b.WriteString("&gt;")
+		case b.Len() == 0 && strings.ContainsRune("-+", c): // a list in a list
+			b.WriteByte('\\')
+			b.WriteRune(c)
 		case c == '&':
 			b.WriteString("&amp;")
 		case strings.ContainsRune("\\`*_[]|#", c):
@@ -359,7 +385,9 @@ func markdown(s string) string {
 }
 
 // code is text as a code span. A name has no backtick.
-func code(s string) string { return "`" + strings.ReplaceAll(Escape(s), "`", "'") + "`" }
+func code(s string) string {
+	return "`" + strings.NewReplacer("`", "'", "|", "/").Replace(Escape(s)) + "`"
+}
 
 // fence writes lines as a code block that nothing in them can end.
 func fence(out *bytes.Buffer, lines []string) {

@@ -64,6 +64,8 @@ func TestReportFitsMail(t *testing.T) {
 	for i := range r.Cells {
 		r.Cells[i].Title += strings.Repeat(" and a long tail", 20)
 	}
+	r.Cells[0].Title += strings.Repeat("x", 200)
+	r.Header.Kernels[0].Spec = "/" + strings.Repeat("a/long/way/", 12)
 	var out bytes.Buffer
 	assert.NilError(t, ReportText(&out, r))
 	for line := range strings.Lines(out.String()) {
@@ -83,6 +85,10 @@ func TestPasted(t *testing.T) {
 	lines := pasted(command, 40)
 	assert.Assert(t, len(lines) > 1)
 	assert.Equal(t, strings.Join(strings.Fields(strings.ReplaceAll(strings.Join(lines, "\n"), "\\\n", " ")), " "), command)
+	quoted := `nestbed exec --expect 'BUG: unable to  handle it'\''s way of things' -k debian:6.12 -- l1.c`
+	assert.DeepEqual(t, pasted(quoted, 30), []string{
+		`nestbed exec --expect \`, `  'BUG: unable to  handle it'\''s way of things' \`, `  -k debian:6.12 -- l1.c`,
+	})
 	assert.DeepEqual(t, pasted("nestbed run x", 40), []string{"nestbed run x"})
 }
 
@@ -113,7 +119,7 @@ func TestMarkdownFence(t *testing.T) {
 	var out bytes.Buffer
 	fence(&out, []string{"a", "```", "````x"})
 	assert.Assert(t, strings.HasPrefix(strings.TrimSpace(out.String()), "`````\n"))
-	assert.Equal(t, markdown("<b> a_b *c* [d](e) \x1b"), `&lt;b> a\_b \*c\* \[d\](e) \\x1b`)
+	assert.Equal(t, markdown("<b> a_b *c* [d](e) \x1b"), `&lt;b&gt; a\_b \*c\* \[d\](e) \\x1b`)
 }
 
 func TestCompareText(t *testing.T) {

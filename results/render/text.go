@@ -90,11 +90,11 @@ func wrap(s string, n int) []string {
 	return lines
 }
 
-// fold escapes text and breaks it at spaces into lines of n columns. A word that is longer stays whole.
+// fold escapes text and breaks it into lines of n columns: at spaces, and in words that are longer.
 func fold(s string, n int) []string {
 	var lines []string
 	line := ""
-	for word := range strings.FieldsSeq(Escape(s)) {
+	add := func(word string) {
 		switch {
 		case line == "":
 			line = word
@@ -103,6 +103,17 @@ func fold(s string, n int) []string {
 		default:
 			lines, line = append(lines, line), word
 		}
+	}
+	for word := range strings.FieldsSeq(Escape(s)) {
+		for text.StringWidthWithoutEscSequences(word) > n {
+			head := text.Trim(word, n)
+			if head == "" { // one character is wider than the line
+				break
+			}
+			add(head)
+			word = word[len(head):]
+		}
+		add(word)
 	}
 	if line != "" {
 		lines = append(lines, line)

@@ -252,12 +252,11 @@ func (t *T) settleAllocs() {
 			t.stream.broken("closing invariant: " + err.Error())
 			return
 		}
+		claim := "allocations of the modules under test are back"
 		if t.allocs.why != "" { // keepUp has ended
-			t.stream.log("allocations were not watched, but for vmalloc: " + t.allocs.why)
+			claim = "vmalloc areas and page tables of the modules under test are back (other allocations were not watched: " + t.allocs.why + ")"
 		}
-		t.stream.check(record.Check{
-			OK: got == "", Claim: "allocations of the modules under test are back", Got: got, Invariant: true,
-		})
+		t.stream.check(record.Check{OK: got == "", Claim: claim, Got: got, Invariant: true})
 		return
 	}
 }

@@ -49,5 +49,5 @@ const DMASize = pci.EDUMaxDMA
 
 // StartToMemory is ToMemory that does not wait for the end, a tenth of a second later.
 func (d *VFIODevice) StartToMemory(iova uint32) {
-	d.t.mustHost("DMA of edu", d.edu.StartToMemory(iova, pci.EDUMaxDMA))
+	d.t.mustDevice("DMA of edu", d.edu.StartToMemory(iova, pci.EDUMaxDMA))
 }

@@ -46,7 +46,7 @@ func (d *VFIODevice) TryOpen() error {
 func (d *VFIODevice) SettleDMA() {
 	ctx, cancel := d.t.patience(5 * time.Second)
 	defer cancel()
-	d.t.mustHost("DMA of edu", d.edu.Settle(ctx))
+	d.t.mustDevice("DMA of edu", d.edu.Settle(ctx))
 }
 
 // KernelSymbol is the first of these functions that the kernel has: the one for Pending.BlockedIn where kernels

@@ -41,7 +41,7 @@ func (d *VFIODevice) Read(iova uint32, n int) {
 func (d *VFIODevice) dma(transfer func(context.Context) error) {
 	ctx, cancel := d.t.patience(5 * time.Second)
 	defer cancel()
-	d.t.mustHost("DMA of edu", transfer(ctx))
+	d.t.mustDevice("DMA of edu", transfer(ctx))
 }
 
 // SetEntryLimit sets how many mappings a container takes that is opened from here on. At the end the limit is

@@ -183,16 +183,16 @@ func (d *VFIODevice) StartVectors(iova uint32, vectors int) {
 	ctx, cancel := d.t.patience(5 * time.Second)
 	defer cancel()
 	d.nvme = pci.NVMe{Registers: d.edu.Registers}
-	d.t.mustHost("start nvme", d.nvme.Start(ctx, mem, uint64(iova), vectors))
+	d.t.mustDevice("start nvme", d.nvme.Start(ctx, mem, uint64(iova), vectors))
 }
 
 // RaiseVector has nvme send the message of a vector, and sees that it did.
 func (d *VFIODevice) RaiseVector(n int) {
 	ctx, cancel := d.t.patience(5 * time.Second)
 	defer cancel()
-	d.t.mustHost("interrupt of nvme", d.nvme.Raise(n))
+	d.t.mustDevice("interrupt of nvme", d.nvme.Raise(n))
 	_, err := d.nvme.Complete(ctx, n)
-	d.t.mustHost("interrupt of nvme", err)
+	d.t.mustDevice("interrupt of nvme", err)
 }
 
 // Handled is how many interrupts of the device the kernel has handled since they were last enabled, by

@@ -233,7 +233,11 @@ func TestClosingInvariant(t *testing.T) {
 	var list []record.Record
 	path := root.Path()
 	synctest.Test(t, func(t *testing.T) { list = host(t, path, s, nil) }) // it is patient with allocations
-	assert.DeepEqual(t, falseInvariants(list), []string{
+	got := falseInvariants(list)
+	for i := range got {
+		got[i] = strings.ReplaceAll(got[i], path, "ROOT")
+	}
+	assert.DeepEqual(t, got, []string{
 		"references of kvm are back: want 1, got 2",
 		"references of kvm_amd are back: want 0, got not loaded",
 		"every VM that KVM announced is destroyed: want 0, got 1",
@@ -248,9 +252,11 @@ func TestClosingInvariant(t *testing.T) {
 		"VFIO's groups and devices are back: want , got /dev/vfio/9",
 		"IOMMU groups are back: want 0000:00:03.0: 4, got 0000:00:03.0: 8",
 		"driver overrides are back: want , got 0000:00:03.0: vfio-pci",
-		"allocations of the modules under test are back: want , got kvm_dev_ioctl [kvm] (vmalloc): 1 more, pages of KVM's page tables: 3 more, vfio_df_alloc [vfio] (allocinfo): 1 more",
+		// A fake has no trace instances, and the claim says so.
+		"vmalloc areas and page tables of the modules under test are back (other allocations were not watched: trace instance: " +
+			"mkdir ROOT/sys/kernel/tracing/instances/nestbed-memory: no such file or directory): want , got kvm_dev_ioctl [kvm] (vmalloc): 1 more, pages of KVM's page tables: 3 more, vfio_df_alloc [vfio] (allocinfo): 1 more",
 	})
-	got := own(list)
+	got = own(list)
 	assert.DeepEqual(t, got, []string{"FALSE nothing is held"})
 }
 

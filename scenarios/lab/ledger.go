@@ -21,7 +21,8 @@ import (
 // The alternative, slub_debug=U and alloc_traces, takes a second and more to read (1.5 MB of symbols) before
 // and after, and on 5.10 cuts each cache's list after a page, where modules come last.
 //
-// What a module has others allocate for it (kasprintf, iommu_domain_alloc) is theirs here. Frees that go
+// What a module has others allocate for it (kasprintf, iommu_domain_alloc, and kvmalloc and kvzalloc, whose
+// call site is in mm/util.c: struct vfio_device of vfio_alloc_device) is theirs here. Frees that go
 // past the kfree tracepoint (kfree_rcu in batches) would make a false claim; in 5.10 to 7.3 no module under
 // test frees so.
 type ledger struct {

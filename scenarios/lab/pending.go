@@ -33,8 +33,27 @@ func (t *T) Start(what string, op func() error) *Pending {
 		p.err = op()
 	}()
 	p.tid = <-tid
-	t.atEnd("wait for: "+what, func() error { <-p.done; return nil })
+	t.atEnd("wait for: "+what, p.end)
 	return p
+}
+
+// end waits for the operation at the scenario's end. What it waits for may be a cleanup that comes later:
+// then it stands back behind the next one.
+func (p *Pending) end() error {
+	ctx, cancel := p.t.patience(2 * time.Second)
+	defer cancel()
+	left := p.t.cleanups
+	if len(left) == 0 {
+		<-p.done
+		return nil
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		next := left[len(left)-1]
+		p.t.cleanups = append(left[:len(left)-1], cleanup{"wait for: " + p.what, p.end}, next)
+	}
+	return nil
 }
 
 // Done reports whether the operation has returned.

@@ -33,6 +33,22 @@ func TestPending(t *testing.T) {
 	assert.DeepEqual(t, own(list), []string{"ok it waits", "ok its own error comes back", "ok it is over", "ok what has returned is nowhere"})
 }
 
+// A scenario that ends early must not wait for what only a later cleanup lets go.
+func TestPendingLetGoByCleanup(t *testing.T) {
+	list := host(t, guestRoot(t).Path(), scenario(func(t *T) {
+		fds := make([]int, 2)
+		t.mustHost("pipe", unix.Pipe(fds))
+		t.atEnd("close the end to read", func() error { return unix.Close(fds[0]) })
+		t.atEnd("close the end to write", func() error { return unix.Close(fds[1]) })
+		t.Start("read a pipe", func() error {
+			_, err := unix.Read(fds[0], make([]byte, 1))
+			return err
+		})
+		t.Broken("an early end")
+	}), nil)
+	assert.DeepEqual(t, own(list), []string{"broken an early end"})
+}
+
 // The thread's stack is the kernel's word; here a file plays it.
 func TestBlockedIn(t *testing.T) {
 	root := t.TempDir()

@@ -134,6 +134,15 @@ func (t *T) mustHost(what string, err error) {
 	}
 }
 
+// mustDevice ends the scenario when a device could not be used: with a false check when the kernel refused
+// its registers, and as ours when the device does not answer in time.
+func (t *T) mustDevice(what string, err error) {
+	if _, refused := errors.AsType[*uapi.Error](err); refused {
+		t.must(err)
+	}
+	t.mustHost(what, err)
+}
+
 // patience bounds a wait for something that takes a moment, and scales it to this guest.
 func (t *T) patience(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.ctx, time.Duration(float64(d)*t.env.Scale))

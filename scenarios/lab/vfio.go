@@ -309,7 +309,7 @@ func (d *VFIODevice) Unmap(iova uint32) {
 func (d *VFIODevice) ToMemory(iova uint32) {
 	ctx, cancel := d.t.patience(5 * time.Second)
 	defer cancel()
-	d.t.mustHost("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
+	d.t.mustDevice("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
 }
 
 // RoundTrip has the device read the page at iova and, once it has been cleared, write it back. It reports
@@ -318,9 +318,9 @@ func (d *VFIODevice) RoundTrip(page *Page, iova uint32, pattern byte) bool {
 	ctx, cancel := d.t.patience(5 * time.Second)
 	defer cancel()
 	page.Fill(pattern)
-	d.t.mustHost("DMA of edu", d.edu.FromMemory(ctx, iova, pci.EDUMaxDMA))
+	d.t.mustDevice("DMA of edu", d.edu.FromMemory(ctx, iova, pci.EDUMaxDMA))
 	page.Fill(^pattern)
-	d.t.mustHost("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
+	d.t.mustDevice("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
 	return page.Count(pattern) == pci.EDUMaxDMA
 }
 

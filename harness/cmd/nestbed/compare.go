@@ -41,6 +41,9 @@ worse that no known issue explains, 2 if the newer run has cells without a verdi
 				if err != nil {
 					return err
 				}
+				if err := sayDamage(cmd.ErrOrStderr(), run); err != nil {
+					return err
+				}
 				all, err := run.AllCells()
 				if err := errors.Join(err, run.Close()); err != nil {
 					return err
@@ -53,7 +56,7 @@ worse that no known issue explains, 2 if the newer run has cells without a verdi
 				if err != nil {
 					return fmt.Errorf("compare: %w", err)
 				}
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", text); err != nil {
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", render.EscapeJSON(text)); err != nil {
 					return err
 				}
 			} else if err := render.Compare(cmd.OutOrStdout(), headers[0], headers[1], c); err != nil {

@@ -198,7 +198,7 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 	progress.Close()
 	status := f.report(run, stdout)
 	if runErr != nil {
-		say("the run ended early: " + runErr.Error())
+		complain(stderr, fmt.Errorf("the run ended early: %w", runErr))
 		return statusError(2)
 	}
 	return status
@@ -228,7 +228,7 @@ func (f execFlags) report(run *results.Run, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(stdout, "%s\n", line)
+		fmt.Fprintf(stdout, "%s\n", render.EscapeJSON(line))
 		return tallied(tally)
 	}
 	for _, e := range tally.Endings {

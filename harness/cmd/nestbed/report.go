@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -45,6 +46,9 @@ The exit status is 0 whatever the verdicts are: nestbed show RUN has theirs.`,
 				return err
 			}
 			defer run.Close()
+			if err := sayDamage(cmd.ErrOrStderr(), run); err != nil {
+				return err
+			}
 			cells, err := run.AllCells()
 			if err != nil {
 				return err
@@ -68,4 +72,13 @@ The exit status is 0 whatever the verdicts are: nestbed show RUN has theirs.`,
 	cmd.Flags().StringVar(&output, "output", "", "folder of runs (default: $XDG_STATE_HOME/nestbed/runs)")
 	cmd.Flags().StringVar(&format, "format", "text", strings.Join(formats, ", "))
 	return cmd
+}
+
+// sayDamage names what is wrong with a run's files to a person; what can be read is told all the same.
+func sayDamage(stderr io.Writer, run *results.Run) error {
+	damage, err := run.Damage()
+	for _, d := range damage {
+		fmt.Fprintf(stderr, "nestbed: %s is damaged: %s\n", render.Escape(run.ID()), render.Escape(d))
+	}
+	return err
 }
