@@ -453,3 +453,14 @@ func TestACPIInterrupts(t *testing.T) {
 	_, ok = acpiInterrupts([]byte("  9: x\n"))
 	assert.Assert(t, !ok)
 }
+
+// A node that is missing is the kernel's fault, unless there is another way to the device.
+func TestGroupNode(t *testing.T) {
+	root := guestRoot(t)
+	open := func() []string {
+		return own(host(t, root.Path(), scenario(func(t *T) { (&VFIODevice{t: t, number: 987654}).OpenGroup() }), nil))
+	}
+	assert.DeepEqual(t, open(), []string{"FALSE open /dev/vfio/987654 succeeds"})
+	fs.Apply(t, root, fs.WithDir("dev", fs.WithDir("vfio", fs.WithDir("devices"))))
+	assert.DeepEqual(t, open(), []string{"skip no /dev/vfio/987654: this kernel has no group interface"})
+}
