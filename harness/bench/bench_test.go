@@ -38,7 +38,7 @@ func BenchmarkStart(b *testing.B) {
 	k := kernel(b, "debian:6.12")
 	m, err := machine.Named("intel")
 	assert.NilError(b, err)
-	p := &pool.Pool{Initrds: b.TempDir(), Init: init}
+	p := &pool.Pool{BootFiles: b.TempDir(), Init: init}
 	path, _, err := qemu.Find("")
 	assert.NilError(b, err)
 

@@ -2,13 +2,7 @@ package pool
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/nestbed/nestbed/images"
@@ -22,36 +16,20 @@ var bootModules = []string{"virtio_pci", "virtio_console", "virtio_iommu", "vmge
 // initrdFormat changes when images.Build writes something else for the same spec.
 const initrdFormat = "1"
 
-// initrd returns the file of the kernel's initramfs, which is built when it is not there yet. Its name is
-// the hash of what went in, so a file that is there is the right one.
+// initrd returns the file of the kernel's initramfs, which is built when it is not there yet.
 func (p *Pool) initrd(k kernels.Kernel) (string, error) {
-	name := filepath.Join(p.Initrds, hash(initrdFormat, k.Hash, images.Hash(p.Init), strings.Join(bootModules, " "))+".cpio")
-	if _, err := os.Stat(name); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return name, err
-	}
-	spec, err := initrdSpec(k, p.Init)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(p.Initrds, 0o755); err != nil {
-		return "", err
-	}
-	f, err := os.CreateTemp(p.Initrds, ".initrd-*")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	defer f.Close()           // as above
-	w := bufio.NewWriterSize(f, 1<<20)
-	// The first error explains those of the steps after it.
-	for _, step := range []func() error{
-		func() error { return images.Build(w, spec) }, w.Flush, func() error { return f.Chmod(0o644) }, f.Sync, f.Close,
-	} {
-		if err := step(); err != nil {
-			return "", fmt.Errorf("initramfs of %s: %w", k.Release, err)
+	name := hash(initrdFormat, k.Hash, images.Hash(p.Init), strings.Join(bootModules, " ")) + ".cpio"
+	return p.bootFile(name, "initramfs of "+k.Release, func(f *os.File) error {
+		spec, err := initrdSpec(k, p.Init)
+		if err != nil {
+			return err
 		}
-	}
-	return name, os.Rename(f.Name(), name)
+		w := bufio.NewWriterSize(f, 1<<20)
+		if err := images.Build(w, spec); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
 }
 
 func initrdSpec(k kernels.Kernel, init []byte) (images.Spec, error) {
@@ -77,56 +55,4 @@ func initrdSpec(k kernels.Kernel, init []byte) (images.Spec, error) {
 		spec.Boot = append(spec.Boot, m.Name)
 	}
 	return spec, nil
-}
-
-func hash(parts ...string) string {
-	h := sha256.New()
-	for _, p := range parts {
-		fmt.Fprintln(h, p)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
-}
-
-// Usage is what the initramfs files in folder dir occupy, in bytes.
-func Usage(dir string) (int64, error) {
-	files, err := initrds(dir)
-	var sum int64
-	for _, f := range files {
-		sum += f.Size()
-	}
-	return sum, err
-}
-
-// Prune removes the initramfs files in folder dir and says how many bytes they took. Any that is needed
-// again is built again, which takes a fraction of a second.
-func Prune(dir string) (int64, error) {
-	files, err := initrds(dir)
-	if err != nil {
-		return 0, err
-	}
-	var sum int64
-	for _, f := range files {
-		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return sum, err
-		}
-		sum += f.Size()
-	}
-	return sum, nil
-}
-
-func initrds(dir string) ([]fs.FileInfo, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var files []fs.FileInfo
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil { // else it has just gone
-			files = append(files, info)
-		}
-	}
-	return files, nil
 }

@@ -34,7 +34,7 @@ func bare(t *testing.T) kernels.Kernel {
 // An initramfs that does not fit is an error and no file that a later run would boot.
 func TestInitrdWithoutRoom(t *testing.T) {
 	k := bare(t)
-	p := &Pool{Initrds: t.TempDir(), Init: make([]byte, 3<<20)}
+	p := &Pool{BootFiles: t.TempDir(), Init: make([]byte, 3<<20)}
 	ignored := make(chan os.Signal, 1)
 	signal.Notify(ignored, syscall.SIGXFSZ) // else the Go runtime dies of it
 	defer signal.Stop(ignored)
@@ -46,7 +46,7 @@ func TestInitrdWithoutRoom(t *testing.T) {
 	assert.NilError(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &limit))
 	assert.ErrorIs(t, err, unix.EFBIG)
 	assert.ErrorContains(t, err, "initramfs of 6.9.1: ")
-	left, err := os.ReadDir(p.Initrds)
+	left, err := os.ReadDir(p.BootFiles)
 	assert.NilError(t, err)
 	assert.Equal(t, len(left), 0)
 

@@ -36,9 +36,9 @@ const (
 
 // Pool makes guests. It is safe for use by several goroutines.
 type Pool struct {
-	Binary  string // QEMU; empty: the one in PATH
-	Initrds string // folder where built initramfs files are kept, shared between processes
-	Init    []byte // the guest's init program
+	Binary    string // QEMU; empty: the one in PATH
+	BootFiles string // folder where initramfs files and unpacked kernels are kept, shared between processes
+	Init      []byte // the guest's init program
 
 	consoleLimit int64 // 0: console.Options' own
 }
@@ -115,8 +115,12 @@ func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	kernel, err := p.kernel(ctx, spec.Kernel)
+	if err != nil {
+		return nil, err
+	}
 	m := spec.Machine
-	m.Kernel, m.Initrd = spec.Kernel.Vmlinuz(), initrd
+	m.Kernel, m.Initrd = kernel, initrd
 	m.Channels = []string{control.PortControl, control.PortSSH, control.PortShell}
 
 	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet, Limit: p.consoleLimit})

@@ -159,7 +159,7 @@ func runOne(t *testing.T, f *fault) results.Cell {
 	run, err := results.Create(t.TempDir(), results.Header{Cells: []results.Planned{Planned(pl.Cells[0])}})
 	assert.NilError(t, err)
 	defer run.Close()
-	f.Pool = &pool.Pool{Initrds: t.TempDir(), Init: p.init}
+	f.Pool = &pool.Pool{BootFiles: t.TempDir(), Init: p.init}
 	var cells []results.Cell
 	r := &Runner{Guests: f, Agent: p.agent, Run: run, Progress: f, Workers: 1}
 	q := NewLocal(pl.Cells, func(c results.Cell) error { cells = append(cells, c); return run.Append(c) })

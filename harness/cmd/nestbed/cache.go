@@ -18,7 +18,7 @@ func newCache() *cobra.Command {
 	}
 	cmd.AddCommand(
 		&cobra.Command{Use: "du", Short: "what the cache holds, in MB", Args: cobra.NoArgs, RunE: cacheDu},
-		&cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, initramfs files", Args: cobra.NoArgs, RunE: cachePrune},
+		&cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, unpacked kernels, initramfs files", Args: cobra.NoArgs, RunE: cachePrune},
 	)
 	return cmd
 }
@@ -36,7 +36,7 @@ func cacheDu(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	initrds, err := pool.Usage(h.initrds())
+	boot, err := pool.Usage(h.boot())
 	if err != nil {
 		return err
 	}
@@ -47,8 +47,8 @@ func cacheDu(cmd *cobra.Command, _ []string) error {
 	}
 	row(u.Lists, "package lists")
 	row(u.Temp, "imports under way")
-	row(initrds, "initramfs files")
-	row(u.Total+initrds, "in "+h.cache)
+	row(boot, "unpacked kernels and initramfs files")
+	row(u.Total+boot, "in "+h.cache)
 	return tw.Flush()
 }
 
@@ -65,13 +65,13 @@ func cachePrune(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	initrds, err := pool.Prune(h.initrds())
+	boot, err := pool.Prune(h.boot())
 	if err != nil {
 		return err
 	}
 	for _, k := range pruned.Kernels {
 		fmt.Fprintf(cmd.OutOrStdout(), "removed kernel %s\n", k.Release)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "freed %.1f MB\n", float64(pruned.Bytes+initrds)/(1<<20))
+	fmt.Fprintf(cmd.OutOrStdout(), "freed %.1f MB\n", float64(pruned.Bytes+boot)/(1<<20))
 	return nil
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/nestbed/nestbed/harness/doctor"
 	"github.com/nestbed/nestbed/images"
+	"github.com/nestbed/nestbed/kernels"
 	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
 )
@@ -397,8 +398,8 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	}
 }
 
-// vmlinuz is the image of a kernel that the cache has.
-func vmlinuz(t *testing.T, spec string) []byte {
+// kernel is one that the cache has.
+func kernel(t *testing.T, spec string) kernels.Kernel {
 	t.Helper()
 	h, err := findHome("")
 	assert.NilError(t, err)
@@ -406,9 +407,29 @@ func vmlinuz(t *testing.T, spec string) []byte {
 	assert.NilError(t, err)
 	k, err := cache.Resolve(t.Context(), spec, nil)
 	assert.NilError(t, err)
-	image, err := os.ReadFile(k.Vmlinuz())
+	return k
+}
+
+func vmlinuz(t *testing.T, spec string) []byte {
+	t.Helper()
+	image, err := os.ReadFile(kernel(t, spec).Vmlinuz())
 	assert.NilError(t, err)
 	return image
+}
+
+// The distribution's kernels boot unpacked, whatever they are compressed with (xz with its x86 filter, zstd).
+func TestStockKernelsUnpack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("unpacks distribution kernels, which it fetches the first time")
+	}
+	for _, spec := range []string{"debian:6.1", "debian:6.12", "debian:trixie-backports/7.3"} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "vmlinux"))
+		assert.NilError(t, err)
+		ok, err := kernel(t, spec).Vmlinux(t.Context(), f)
+		assert.NilError(t, err)
+		assert.Check(t, ok, spec)
+		assert.NilError(t, f.Close())
+	}
 }
 
 // A kernel that was built without KVM and VFIO is imported, and every cell says why it cannot run. None boots.

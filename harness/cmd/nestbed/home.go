@@ -45,7 +45,7 @@ func findHome(output string) (home, error) {
 func (h home) kernels() (*kernels.Cache, error) {
 	return kernels.Open(filepath.Join(h.cache, "kernels"))
 }
-func (h home) initrds() string { return filepath.Join(h.cache, "initrds") }
+func (h home) boot() string { return filepath.Join(h.cache, "boot") }
 
 // tools are what commands that boot something share.
 type tools struct {
@@ -74,7 +74,7 @@ func openTools(output, binary string, say func(string)) (*tools, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("read the guest's programs: %w", err)
 	}
-	p := &pool.Pool{Binary: binary, Initrds: h.initrds(), Init: init}
+	p := &pool.Pool{Binary: binary, BootFiles: h.boot(), Init: init}
 	return &tools{
 		home: h, kernels: cache, pool: p, agent: agent,
 		doctor: &doctor.Doctor{
