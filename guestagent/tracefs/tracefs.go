@@ -1,5 +1,5 @@
 // Package tracefs owns trace instances: a ring buffer and a set of enabled events of our own, beside
-// whatever else traces in the guest.
+// whatever else traces in the guest; and the kernel's first instance, which is everybody's.
 //
 // It reads them as text or as the entries that the kernel wrote. What an event means is for its reader to
 // say. kprobes and tracers (function, irqsoff) do not belong here.
@@ -26,6 +26,9 @@ type Instance struct {
 
 // New makes an instance with kb KiB of buffer for each CPU. A buffer that is full drops what is oldest.
 // One of this name that somebody left behind is replaced.
+//
+// Up to 6.5 an instance has its own copy of all events' files: making one costs 0.2 s and more under TCG,
+// removing it as much.
 func New(root, name string, kb int) (*Instance, error) {
 	i := &Instance{dir: filepath.Join(root, "/sys/kernel/tracing/instances", name)}
 	err := os.Mkdir(i.dir, 0o700)
@@ -37,10 +40,24 @@ func New(root, name string, kb int) (*Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("trace instance: %w", err)
 	}
-	// A counter orders the entries of all CPUs; a clock only nearly does.
-	for _, setting := range [][2]string{{"buffer_size_kb", strconv.Itoa(kb)}, {"trace_clock", "counter"}} {
+	for _, setting := range [][2]string{{"buffer_size_kb", strconv.Itoa(kb)}, clock} {
 		if err := i.Set(setting[0], setting[1]); err != nil {
-			return nil, errors.Join(err, i.Close())
+			return nil, errors.Join(err, i.Remove())
+		}
+	}
+	return i, nil
+}
+
+// clock orders the entries of all CPUs by a counter; one that tells the time only nearly does.
+var clock = [2]string{"trace_clock", "counter"}
+
+// Top empties the instance that the kernel itself has and takes it, with kb KiB of buffer for each CPU. It
+// costs little, and whoever traces in the guest without an instance of his own shares it.
+func Top(root string, kb int) (*Instance, error) {
+	i := &Instance{dir: filepath.Join(root, "/sys/kernel/tracing")}
+	for _, setting := range [][2]string{{"trace", ""}, {"buffer_size_kb", strconv.Itoa(kb)}, clock} {
+		if err := i.Set(setting[0], setting[1]); err != nil {
+			return nil, err
 		}
 	}
 	return i, nil
@@ -130,17 +147,23 @@ func (i *Instance) Drain() (entries []Entry, lost bool, err error) {
 	return entries, lost, nil
 }
 
-// Close removes the instance, and with it its events and buffers.
+// Close ends Drain. The instance and what it records stay: guests mostly end before they would need it gone.
 func (i *Instance) Close() error {
 	var errs []error
 	for _, fd := range i.raw {
 		errs = append(errs, unix.Close(fd))
 	}
 	i.raw = nil
-	if err := unix.Rmdir(i.dir); err != nil {
-		errs = append(errs, fmt.Errorf("remove trace instance %s: %w", i.dir, err))
-	}
 	return errors.Join(errs...)
+}
+
+// Remove closes the instance and removes it, and with it its events and buffers.
+func (i *Instance) Remove() error {
+	err := i.Close()
+	if rm := unix.Rmdir(i.dir); rm != nil {
+		err = errors.Join(err, fmt.Errorf("remove trace instance %s: %w", i.dir, rm))
+	}
+	return err
 }
 
 // Format is what an event's format file says.

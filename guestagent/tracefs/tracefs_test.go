@@ -159,5 +159,22 @@ func TestInstance(t *testing.T) {
 	_, err = i.Text()
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	assert.ErrorContains(t, i.Open(), "has no buffers")
-	assert.ErrorContains(t, i.Close(), "remove trace instance")
+	assert.NilError(t, i.Close())
+	assert.ErrorContains(t, i.Remove(), "remove trace instance")
+}
+
+func TestTop(t *testing.T) {
+	root := fs.NewDir(t, "root", fs.WithDir("sys", fs.WithDir("kernel", fs.WithDir("tracing",
+		fs.WithFile("trace", "somebody's\n"), fs.WithFile("trace_clock", "[local] counter\n"),
+		fs.WithDir("instances")))))
+	i, err := Top(root.Path(), 64)
+	assert.NilError(t, err)
+	text, err := i.Text()
+	assert.NilError(t, err)
+	assert.Equal(t, text, "", "what was there before is not ours to show")
+	clock, err := os.ReadFile(root.Join("sys/kernel/tracing/trace_clock"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(clock), "counter")
+	_, err = Top(t.TempDir(), 64)
+	assert.ErrorContains(t, err, "trace instance")
 }

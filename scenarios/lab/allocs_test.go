@@ -93,12 +93,10 @@ func TestLedger(t *testing.T) {
 func TestExcess(t *testing.T) {
 	root := guestRoot(t)
 	fs.Apply(t, root,
-		fs.WithDir("proc", fs.WithFile("kallsyms", "ffffffff81000000 T _text\nffffffffc0010000 t kvm_vm_ioctl\t[kvm]\n"+
-			"ffffffffc0010400 d data\t[kvm]\nffffffffc0020000 t vfio_df_open\t[vfio]\nffffffffc0030000 t net\t[e1000e]\n")),
-		fs.WithDir("sys", fs.WithDir("module",
-			fs.WithDir("kvm", fs.WithDir("sections", fs.WithFile(".text", "0xffffffffc0010000\n"))),
-			fs.WithDir("vfio", fs.WithDir("sections", fs.WithFile(".text", "0xffffffffc0020000\n"))),
-			fs.WithDir("e1000e", fs.WithDir("sections", fs.WithFile(".text", "0xffffffffc0030000\n"))))))
+		fs.WithDir("proc", fs.WithFile("modules", "kvm 1036288 1 kvm_amd, Live 0xffffffffc0010000\n"+
+			"vfio 65536 2 vfio_pci_core,vfio_iommu_type1, Live 0xffffffffc0020000\ne1000e 348160 0 - Live 0xffffffffc0030000 (E)\n"),
+			fs.WithFile("kallsyms", "ffffffff81000000 T _text\nffffffffc0010000 t kvm_vm_ioctl\t[kvm]\n"+
+				"ffffffffc0010400 d data\t[kvm]\nffffffffc0020000 t vfio_df_open\t[vfio]\nffffffffc0030000 t net\t[e1000e]\n")))
 	a := &allocs{root: root.Path()}
 	assert.NilError(t, a.start())
 	l := testLedger()
@@ -126,7 +124,7 @@ func TestExcess(t *testing.T) {
 	assert.Equal(t, found(true), "the loading of kvm: 1 more, vfio_df_open [vfio]: 2 more")
 
 	// The module that leaked it is gone.
-	assert.NilError(t, os.RemoveAll(root.Join("sys/module/vfio")))
+	assert.NilError(t, os.WriteFile(root.Join("proc/modules"), []byte("kvm 1036288 0 - Live 0xffffffffc0010000\n"), 0o644))
 	assert.NilError(t, os.WriteFile(root.Join("proc/kallsyms"), nil, 0o644))
 	delete(l.live, 8)
 	delete(l.live, 9)

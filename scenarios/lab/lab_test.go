@@ -30,6 +30,7 @@ func guestRoot(t *testing.T) *fs.Dir {
 			fs.WithFile("cpuinfo", "processor : 0\nflags\t\t: fpu svm lm\n"),
 			fs.WithFile("interrupts", "           CPU0\n  4: 17 IO-APIC 4-edge ttyS0\n"),
 			fs.WithFile("vmstat", "nr_mlock 0\nnr_foll_pin_acquired 7\nnr_foll_pin_released 7\nnr_sec_page_table_pages 275\nnr_iommu_pages 275\n"),
+			fs.WithFile("modules", "kvm_amd 204800 0 - Live 0xffffffffc0a3b000\nkvm 1036288 1 kvm_amd, Live 0xffffffffc0900000\n"),
 			fs.WithFile("vmallocinfo", "0x0-0x1   12288 vp_modern_map_capability+0x148/0x1d0 [virtio_pci_modern_dev] ioremap\n"),
 			fs.WithDir("self",
 				fs.WithFile("status", "Name:\tagent\nVmLck:\t       0 kB\nVmPin:\t       0 kB\n"),
@@ -41,6 +42,28 @@ func guestRoot(t *testing.T) *fs.Dir {
 				fs.WithDir("kvm_amd", fs.WithFile("refcnt", "0\n"), fs.WithFile("initstate", "live\n"))),
 			fs.WithDir("class", fs.WithDir("iommu", fs.WithSymlink("0000:00:01.0", "../../devices/pci0000:00/0000:00:01.0/virtio0/iommu/0000:00:01.0"))),
 			fs.WithDir("bus", fs.WithDir("pci", fs.WithDir("devices", fs.WithDir("0000:01:00.0"))))))
+}
+
+// The kernel hurries while the guest is set up, and is as it was when the scenario begins.
+func TestHurry(t *testing.T) {
+	root := guestRoot(t)
+	path := root.Join("sys/kernel/rcu_expedited")
+	fs.Apply(t, root, fs.WithDir("sys", fs.WithDir("kernel", fs.WithFile("rcu_expedited", "0\n"))))
+	read := func() string {
+		text, err := os.ReadFile(path)
+		assert.NilError(t, err)
+		return string(text)
+	}
+	stop := hurry(root.Path())
+	assert.Equal(t, read(), "1")
+	assert.NilError(t, stop())
+	assert.Equal(t, read(), "0\n")
+
+	var during string
+	s := Scenario{Name: "hurry", Summary: "x", Area: Attach, Timeout: time.Minute, Run: func(*T) { during = read() }}
+	host(t, root.Path(), s, nil)
+	assert.Equal(t, during, "0\n")
+	assert.NilError(t, hurry(t.TempDir())(), "a kernel that has nothing to wait for")
 }
 
 // host runs a scenario and plays the host; answer may be nil when no call is expected.

@@ -92,12 +92,12 @@ func openLedger(root string) (*ledger, error) {
 			k.at = append(k.at, at)
 		}
 		if err = cmp.Or(err, trace.Enable(e.name, e.filter)); err != nil {
-			return nil, errors.Join(err, trace.Close())
+			return nil, errors.Join(err, trace.Remove())
 		}
 		l.kinds[format.ID] = k
 	}
 	if err := trace.Open(); err != nil {
-		return nil, errors.Join(err, trace.Close())
+		return nil, errors.Join(err, trace.Remove())
 	}
 	return l, nil
 }
@@ -198,24 +198,22 @@ type codeStart struct {
 
 // readCode reads where the code of the modules that are loaded begins.
 func readCode(root string) (codeMap, error) {
-	files, err := filepath.Glob(filepath.Join(root, "/sys/module/*/sections/.text"))
+	// One file: those of /sys/module/*/sections are a hundred, and a search through them 0.1 s under TCG.
+	text, err := os.ReadFile(filepath.Join(root, "/proc/modules"))
 	if err != nil {
 		return nil, err
 	}
 	var m codeMap
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // unloaded meanwhile
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line) // kvm_amd 204800 0 - Live 0xffffffffc0a3b000
+		if len(f) < 6 {
+			return nil, fmt.Errorf("/proc/modules: %q has no address", line)
 		}
+		address, err := strconv.ParseUint(f[5], 0, 64)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("/proc/modules: %q: %w", line, err)
 		}
-		address, err := strconv.ParseUint(strings.TrimSpace(string(text)), 0, 64)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		m = append(m, codeStart{address, filepath.Base(filepath.Dir(filepath.Dir(file)))})
+		m = append(m, codeStart{address, f[0]})
 	}
 	return m, nil
 }

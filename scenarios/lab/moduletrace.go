@@ -17,23 +17,32 @@ type moduleTrace struct {
 	shown map[string]int // how often, by module
 }
 
-// watchRefs begins right before the baseline.
-func watchRefs(root string) *moduleTrace {
+// watchRefs begins right before the baseline. A program of the user's may trace by itself: beside one, the
+// trace has an instance of its own.
+func watchRefs(root string, beside bool) *moduleTrace {
 	m := &moduleTrace{shown: map[string]int{}}
+	const kb = 1024
+	var trace *tracefs.Instance
 	var err error
-	if m.trace, err = openModuleTrace(root); err != nil {
-		m.why = err.Error()
+	if beside {
+		trace, err = tracefs.New(root, "nestbed-modules", kb)
+	} else {
+		trace, err = tracefs.Top(root, kb)
 	}
+	if err == nil {
+		err = traceRefs(trace)
+	}
+	if err != nil {
+		m.why = err.Error()
+		return m
+	}
+	m.trace = trace
 	return m
 }
 
-func openModuleTrace(root string) (*tracefs.Instance, error) {
-	trace, err := tracefs.New(root, "nestbed-modules", 1024)
-	if err != nil {
-		return nil, err
-	}
+func traceRefs(trace *tracefs.Instance) error {
 	// The call site alone says __symbol_get, for whoever called symbol_get.
-	err = trace.Set("options/stacktrace", "1")
+	err := trace.Set("options/stacktrace", "1")
 	filter := make([]string, len(underTest))
 	for i, name := range underTest {
 		filter[i] = fmt.Sprintf("name == %q", name)
@@ -43,18 +52,7 @@ func openModuleTrace(root string) (*tracefs.Instance, error) {
 			err = trace.Enable(event, strings.Join(filter, " || "))
 		}
 	}
-	if err != nil {
-		_ = trace.Close() // what went wrong before it is the news
-		return nil, err
-	}
-	return trace, nil
-}
-
-func (m *moduleTrace) close() error {
-	if m.trace == nil {
-		return nil
-	}
-	return m.trace.Close()
+	return err
 }
 
 // maxShown bounds how often one module's trace goes into the records.

@@ -99,14 +99,8 @@ func (t *T) prepare(release string) error {
 	if t.mods, err = kmod.Open(t.env.Root, kmod.Dir); err != nil {
 		return err
 	}
-	// What is traced is in place before what is traced by it.
-	t.allocs = watchAllocs(t.env.Root)
-	if err := t.loadNeeds(); err != nil {
+	if err := t.arrange(); err != nil {
 		return err
-	}
-	t.refs = watchRefs(t.env.Root)
-	if t.refs.why != "" {
-		t.stream.log("module references are not traced: " + t.refs.why)
 	}
 	if t.regime, err = findRegime(t.mods, kernel); err != nil {
 		return err
@@ -135,14 +129,43 @@ func (t *T) prepare(release string) error {
 	return nil
 }
 
-// unwatch takes the trace instances away again: a guest may run more than one scenario.
+// arrange puts the traces in place and loads the modules.
+func (t *T) arrange() (err error) {
+	normal := hurry(t.env.Root)
+	defer func() { err = errors.Join(err, normal()) }()
+	// What is traced is in place before what is traced by it.
+	t.allocs = watchAllocs(t.env.Root)
+	if err := t.loadNeeds(); err != nil {
+		return err
+	}
+	t.refs = watchRefs(t.env.Root, t.scenario.Name == ExecName)
+	if t.refs.why != "" {
+		t.stream.log("module references are not traced: " + t.refs.why)
+	}
+	return nil
+}
+
+// unwatch ends the watch. The trace instances stay: to remove them takes half a second on 6.1, which nearly
+// every guest would spend right before its own end. Where there is a next scenario it replaces them.
 func (t *T) unwatch() {
 	if t.allocs != nil {
-		_ = t.allocs.close() // the verdict is in, and a next instance of the name replaces this one
+		_ = t.allocs.close() // the verdict is in
 	}
-	if t.refs != nil {
-		_ = t.refs.close()
+}
+
+// hurry has the kernel wait less (synchronize_rcu, which is most of what enabling an event or loading a module
+// takes in an idle guest) until the returned function is called. It is for the set-up alone: what is under
+// test runs as the kernel has it by itself.
+func hurry(root string) (stop func() error) {
+	path := filepath.Join(root, "/sys/kernel/rcu_expedited")
+	was, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte("1"), 0)
 	}
+	if err != nil { // CONFIG_TINY_RCU: then there is nothing to wait for
+		return func() error { return nil }
+	}
+	return func() error { return os.WriteFile(path, was, 0) }
 }
 
 // scenarioAndCleanups runs Run, which may end anywhere by runtime.Goexit or a panic, and then every
