@@ -12,6 +12,9 @@ import (
 // and irqfds are armed, be it an MSI that no vCPU ever took or an INTx that waits for an EOI that never
 // comes. Nothing is injected into a VM that is gone: what the device raises then stays in the eventfd.
 //
+// That a signal is not in the eventfd says that the irqfd took it only if there was one: INTx is seen in the
+// eventfd before the irqfd is there, and in the VM's PIC afterwards, as the MSI is in the vCPU's APIC.
+//
 // kvm_vm_release takes the irqfds down (kvm_irqfd_release) with the last close of the VM's file. That is
 // its own descriptor's up to 7.3; with file-based references an open device holds the file, and the irqfds
 // stay armed until the device is closed. A vCPU holds the VM, not its file.
@@ -27,7 +30,10 @@ var _ = lab.Register(lab.Scenario{
 	},
 	Timeout: 60 * time.Second,
 	Run: func(t *lab.T) {
-		const limit = 2 * time.Second
+		const (
+			limit = 2 * time.Second
+			line  = 5 // of the PIC, which is routed so from the start
+		)
 		left := t.LeftInEventFD()
 		dev := t.BindVFIO(lab.EDU)
 		for i, order := range []string{"VDF", "VFD", "DVF", "DFV", "FVD", "FDV"} {
@@ -46,11 +52,14 @@ var _ = lab.Register(lab.Scenario{
 				if kind == lab.MSI {
 					vm.RouteMSI(24, 0x41)
 					vm.AssignIRQFD(24, trigger)
+					dev.SetVectors(kind, 0, trigger)
 				} else {
-					vm.AssignResampler(5, trigger, resample)
-				}
-				dev.SetVectors(kind, 0, trigger)
-				if kind == lab.INTx {
+					dev.SetVectors(kind, 0, trigger)
+					dev.Raise()
+					t.WantInt(trigger.Wait(limit), 1, "without an irqfd the device's interrupt stays in the eventfd")
+					dev.Acknowledge()
+					dev.UnmaskINTx()
+					vm.AssignResampler(line, trigger, resample)
 					dev.UnmaskINTxOn(resample)
 				}
 
@@ -58,6 +67,8 @@ var _ = lab.Register(lab.Scenario{
 				t.Check(dev.Raised(), "the device has raised its interrupt")
 				if kind == lab.MSI {
 					t.WantText(cpu.WaitRequested(limit), "[65]", "it is pending in the vCPU's APIC")
+				} else {
+					t.WantText(vm.WaitPICRequested(limit), "[5]", "it is pending in the VM's PIC")
 				}
 				t.WantInt(trigger.Left(), left, "the irqfd took the signal, from 5.11 on out of the eventfd too")
 

@@ -13,6 +13,25 @@ func (vm *VM) CreateIRQChip() error {
 	return err
 }
 
+// PICRequested are the lines of the first PIC that have been raised and that no vCPU has taken.
+func (vm *VM) PICRequested() ([]int, error) {
+	var chip uapi.KVMIRQChip
+	if _, err := uapi.IoctlPtr(vm.FD(), vm.Name(), uapi.KVMGetIRQChip, &chip); err != nil {
+		return nil, err
+	}
+	return raised(chip.IRR), nil
+}
+
+func raised(irr uint8) []int {
+	var lines []int
+	for line := range 8 {
+		if irr&(1<<line) != 0 {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // MSIRoute says which message a GSI stands for.
 type MSIRoute struct {
 	GSI     uint32

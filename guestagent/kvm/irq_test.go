@@ -28,10 +28,16 @@ func TestLAPIC(t *testing.T) {
 	assert.DeepEqual(t, l.state.Regs[0xf0:0xf4], []byte{0xff, 1, 0, 0})
 }
 
+func TestPIC(t *testing.T) {
+	assert.Equal(t, len(raised(0)), 0)
+	assert.DeepEqual(t, raised(1<<7|1<<5|1), []int{0, 5, 7})
+}
+
 func TestIRQErrorsNameTheOperation(t *testing.T) {
 	vm := &VM{Desc: uapi.Own(-1, "VM")}
 	v := &VCPU{Desc: uapi.Own(-1, "vCPU 0")}
 	_, lapic := v.LAPIC()
+	_, pic := vm.PICRequested()
 	for _, e := range []struct {
 		err  error
 		want string
@@ -41,6 +47,7 @@ func TestIRQErrorsNameTheOperation(t *testing.T) {
 		{vm.AssignIRQFD(24, 0), "KVM_IRQFD VM"},
 		{vm.AssignResampler(5, 0, 0), "KVM_IRQFD VM"},
 		{vm.DeassignIRQFD(24, 0), "KVM_IRQFD VM"},
+		{pic, "KVM_GET_IRQCHIP VM"},
 		{lapic, "KVM_GET_LAPIC vCPU 0"},
 		{v.SetLAPIC(new(LAPIC)), "KVM_SET_LAPIC vCPU 0"},
 		{v.ReachLAPIC(), "KVM_GET_SREGS vCPU 0"},

@@ -5,6 +5,7 @@ import "unsafe"
 // The ioctls of interrupts, KVM's and VFIO's.
 var (
 	KVMCreateIRQChip = Request{"KVM_CREATE_IRQCHIP", ioc(0, kvmIO, 0x60, 0)}
+	KVMGetIRQChip    = Request{"KVM_GET_IRQCHIP", ioc(iocRead|iocWrite, kvmIO, 0x62, unsafe.Sizeof(KVMIRQChip{}))}
 	// KVM_SET_GSI_ROUTING carries the size of the header; its entries follow.
 	KVMSetGSIRouting = Request{"KVM_SET_GSI_ROUTING", ioc(iocWrite, kvmIO, 0x6a, unsafe.Offsetof(KVMIRQRouting{}.Entries))}
 	KVMIRQFD         = Request{"KVM_IRQFD", ioc(iocWrite, kvmIO, 0x76, unsafe.Sizeof(KVMIRQFDArgs{}))}
@@ -80,6 +81,15 @@ type KVMIRQFDArgs struct {
 	Flags      uint32
 	ResampleFD uint32
 	_          [16]uint8
+}
+
+// KVMIRQChip is struct kvm_irqchip; of chip 0, the first PIC, with the registers that come first.
+type KVMIRQChip struct {
+	Chip    uint32
+	_       uint32
+	LastIRR uint8
+	IRR     uint8
+	_       [510]uint8
 }
 
 // KVMLAPICState is struct kvm_lapic_state: the registers, each 16 bytes apart.

@@ -335,12 +335,26 @@ func (p *VCPU) Requested() string {
 // WaitRequested waits until the APIC has been asked for anything and gives Requested; it polls, because an
 // interrupt to a vCPU that does not run is no event for anybody.
 func (p *VCPU) WaitRequested(limit time.Duration) string {
-	ctx, cancel := p.t.patience(limit)
+	return p.t.waitRequested(limit, p.Requested)
+}
+
+// WaitPICRequested waits until a line of the VM's first PIC has been raised that no vCPU has taken, and gives
+// these lines.
+func (v *VM) WaitPICRequested(limit time.Duration) string {
+	return v.t.waitRequested(limit, func() string {
+		lines, err := v.vm.PICRequested()
+		v.t.must(err)
+		return fmt.Sprint(lines)
+	})
+}
+
+func (t *T) waitRequested(limit time.Duration, requested func() string) string {
+	ctx, cancel := t.patience(limit)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		got := p.Requested()
+		got := requested()
 		if got != "[]" || ctx.Err() != nil {
 			return got
 		}
