@@ -111,7 +111,7 @@ var handOver = lab.RegisterChild("hand-over", func(c *lab.C) error {
 func (v *victim) take(name string) error {
 	for _, s := range wayIn {
 		if s.name == name {
-			return s.step(v)
+			return s.do(v)
 		}
 	}
 	return errors.New("no step " + name)

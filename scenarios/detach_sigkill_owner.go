@@ -2,8 +2,9 @@ package scenarios
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,9 +19,10 @@ import (
 // had, in the order of its descriptor numbers and without its help, and the kernel has everything back by
 // the time that the parent reaps it.
 //
-// One victim stands still at each point of the way in; eight more, from points drawn with a fixed seed, go
-// on, attaching and detaching, and are hit wherever they are by then. A whole attach before and after shows
-// that the device works.
+// One victim stands still at each point of the way in. Ten more go the way in and out, round and round, and
+// are hit in the middle: a second thread counts the steps that the first one begins, and kills the process
+// in every other one of a round. Where the first thread was by then is the last thing that it said. A whole
+// attach before and after shows that the device works.
 var _ = lab.Register(lab.Scenario{
 	Name:    "detach-sigkill-owner",
 	Summary: "a process killed anywhere while attaching leaves nothing behind",
@@ -33,7 +35,6 @@ var _ = lab.Register(lab.Scenario{
 	},
 	Timeout: 60 * time.Second,
 	Run: func(t *lab.T) {
-		const moving, seed = 8, 20
 		dev := t.BindVFIO(lab.EDU)
 		group := strconv.Itoa(dev.Group())
 		attachWhole := func() {
@@ -50,18 +51,26 @@ var _ = lab.Register(lab.Scenario{
 		attachWhole()
 		t.WantIdle("every reference is back")
 
-		t.Step(fmt.Sprintf("%d kills at rest, %d on the move, seed %d", len(wayIn), moving, seed))
-		random := rand.New(rand.NewPCG(seed, 0))
-		for i := range len(wayIn) + moving {
-			point, how := i, "stay"
-			if i >= len(wayIn) {
-				point, how = random.IntN(len(wayIn)), "go on"
-			}
-			victim := t.Child(attachAndWait, group, dev.Address(), strconv.Itoa(point), how)
-			reached := victim.Line()
+		t.Step("kills at rest")
+		for i, s := range wayIn {
+			victim := t.Child(attachAndWait, group, dev.Address(), strconv.Itoa(i), "stay")
+			t.WantText(victim.Line(), s.name, "the victim is there")
 			victim.Kill()
-			t.WantIdle(fmt.Sprintf("kill %d (%s after %q): everything is back", i+1, how, reached))
+			t.WantIdle(fmt.Sprintf("kill after %q: everything is back", s.name))
 		}
+
+		t.Step("kills on the move")
+		hit := map[string]bool{}
+		round := slices.Concat(wayIn, wayOut)
+		for i := 0; i < len(round); i += 2 {
+			victim := t.Child(attachAndWait, group, dev.Address(), strconv.Itoa(i), "go on")
+			began := victim.WaitKilled()
+			last := began[len(began)-1]
+			hit[last] = true
+			t.WantIdle(fmt.Sprintf("kill aimed at %q, hit at %q: everything is back", round[i].name, last))
+		}
+		// A busy host may be late by some steps, for all of them alike.
+		t.Check(len(hit) > len(round)/5, fmt.Sprintf("the kills came at different moments: %d of %d steps", len(hit), len(round)))
 
 		t.Step("the same attach and detach again")
 		attachWhole()
@@ -69,10 +78,7 @@ var _ = lab.Register(lab.Scenario{
 })
 
 // wayIn is the attach of the group interface as the victim does it, one system call or so at a time.
-var wayIn = []struct {
-	name string
-	step func(*victim) error
-}{
+var wayIn = []step{
 	{"open /dev/kvm", func(v *victim) (err error) { v.system, err = kvm.Open(); return }},
 	{"create the VM", func(v *victim) (err error) { v.vm, err = v.system.CreateVM(); return }},
 	{"create a vCPU", func(v *victim) (err error) { v.vcpu, err = v.vm.CreateVCPU(0); return }},
@@ -85,6 +91,22 @@ var wayIn = []struct {
 	{"open the device", func(v *victim) (err error) { v.device, err = v.group.Device(v.address); return }},
 	{"map a page", func(v *victim) error { return v.container.Map(v.page, 0x10_0000) }},
 	{"enable MSI", func(v *victim) error { return v.device.EnableMSI(v.eventfd) }},
+}
+
+// wayOut is the detach, the device first.
+var wayOut = []step{
+	{"close the device", func(v *victim) error { return v.device.Close() }},
+	{"close kvm-vfio", func(v *victim) error { return v.kvmVFIO.Close() }},
+	{"close the group", func(v *victim) error { return v.group.Close() }},
+	{"close the container", func(v *victim) error { return v.container.Close() }},
+	{"close the vCPU", func(v *victim) error { return v.vcpu.Close() }},
+	{"close the VM", func(v *victim) error { return v.vm.Close() }},
+	{"close /dev/kvm", func(v *victim) error { return v.system.Close() }},
+}
+
+type step struct {
+	name string
+	do   func(*victim) error
 }
 
 // victim is the process that is killed. It owns what it opened, and closes it only on the round after.
@@ -119,24 +141,30 @@ var attachAndWait = lab.RegisterChild("attach-and-wait", func(c *lab.C) error {
 	if v.eventfd, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
 		return err
 	}
-	for round := 0; ; round++ {
-		for i, s := range wayIn {
-			if err := s.step(v); err != nil {
+	if !goOn {
+		for _, s := range wayIn[:point+1] {
+			if err := s.do(v); err != nil {
 				return err
 			}
-			if round == 0 && i == point {
-				if err := c.Say(s.name); err != nil {
-					return err
-				}
-				if !goOn {
-					return c.Sleep()
-				}
-			}
 		}
-		for _, end := range []func() error{
-			v.device.Close, v.kvmVFIO.Close, v.group.Close, v.container.Close, v.vcpu.Close, v.vm.Close, v.system.Close,
-		} {
-			if err := end(); err != nil {
+		if err := c.Say(wayIn[point].name); err != nil {
+			return err
+		}
+		return c.Sleep()
+	}
+	var began atomic.Int64 // how many steps
+	go func() {
+		for began.Load() <= int64(point) { // it spins: whatever waits is late by a step or two
+		}
+		_ = unix.Kill(unix.Getpid(), unix.SIGKILL) // what it returns nobody sees
+	}()
+	for {
+		for _, s := range slices.Concat(wayIn, wayOut) {
+			if err := c.Say(s.name); err != nil {
+				return err
+			}
+			began.Add(1)
+			if err := s.do(v); err != nil {
 				return err
 			}
 		}

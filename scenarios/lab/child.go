@@ -198,13 +198,30 @@ func (p *Process) Wait() {
 // A child that ended before, because the kernel refused it something, is a claim that did not hold.
 func (p *Process) Kill() { p.t.must(p.kill()) }
 
+// WaitKilled waits for the child to end by SIGKILL, from whomever, as Kill does, and gives the lines that it had
+// still said.
+func (p *Process) WaitKilled() []string {
+	text, err := io.ReadAll(p.lines) // before Wait, which closes it
+	p.t.mustHost("read from a child", err)
+	p.reap()
+	if !p.killed() {
+		p.t.must(p.ended())
+	}
+	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+}
+
+func (p *Process) killed() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signal() == unix.SIGKILL
+}
+
 func (p *Process) kill() error {
 	kill := p.cmd.Process.Kill()
 	if errors.Is(kill, os.ErrProcessDone) {
 		kill = nil // how it ended is in its status
 	}
 	p.reap()
-	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != unix.SIGKILL {
+	if !p.killed() {
 		return errors.Join(kill, p.ended())
 	}
 	return kill

@@ -26,6 +26,9 @@ var childEchoes = RegisterChild("test-echoes", func(c *C) error {
 			}
 		case "end":
 			return nil
+		case "die":
+			_ = c.Say("dying")
+			return unix.Kill(unix.Getpid(), unix.SIGKILL)
 		case "fail":
 			return errors.New("told to")
 		}
@@ -60,6 +63,22 @@ func TestChildHearsAndEnds(t *testing.T) {
 	})
 	assert.Equal(t, len(got), 5)
 	assert.Assert(t, strings.HasPrefix(got[4], "FALSE no error: child test-echoes ended by itself (exit status 1): told to"), got[4])
+}
+
+func TestChildKillsItself(t *testing.T) {
+	list := host(t, guestRoot(t).Path(), scenario(func(t *T) {
+		p := t.Child(childEchoes)
+		p.Tell("die")
+		t.WantText(strings.Join(p.WaitKilled(), ", "), "dying", "its last words")
+		q := t.Child(childEchoes)
+		q.Tell("end")
+		q.WaitKilled()
+		t.Check(false, "never reached")
+	}), nil)
+	got := own(list)
+	assert.Equal(t, len(got), 2)
+	assert.Equal(t, got[0], "ok its last words")
+	assert.Assert(t, strings.HasPrefix(got[1], "FALSE no error: child test-echoes ended by itself (exit status 0)"), got[1])
 }
 
 // A child that hears nothing must still see that the scenario is gone.
