@@ -18,5 +18,6 @@ var (
 		"the kill left out: 'kill after \"open /dev/kvm\": everything is back' was false, kvm_amd want 0, got 1; each of the others "+
 			"aimed at the first step: 'the kills came at different moments' was false, 3 of 19 steps")
 	_ = seenToFail("detach-unbind-sysfs-open",
-		"the unbind left out: 'the kernel asks for the device' and 'and waits in vfio_unregister_group_dev' were false, and the device's driver was vfio-pci")
+		"the unbind left out: 'the kernel asks for the device' and 'and waits in vfio_unregister_group_dev' were false, and the device's driver was vfio-pci; "+
+			"the device closed before the VM: 'the unbind waits' was false")
 )

@@ -57,14 +57,14 @@ var _ = lab.Register(lab.Scenario{
 		} else {
 			t.WantErr(dev.TryOpen(), nil, "it can still be opened once more")
 		}
-		t.Check(!unbind.Done(), "which does not end the wait")
+		t.Check(unbind.BlockedIn(waits, patient), "which does not end the wait")
 
 		t.Step("close the VM: the device still holds the unbind")
 		dev.Unmap(iova)
 		vm.CloseVM()
 		vm.CloseSystem()
 		t.Check(!vm.Destroyed(), "the kvm-vfio device keeps the VM alive")
-		t.Check(!unbind.Done(), "the unbind waits")
+		t.Check(unbind.BlockedIn(waits, patient), "the unbind waits")
 
 		t.Step("close the device: the unbind is through")
 		dev.CloseDevice()
@@ -76,9 +76,9 @@ var _ = lab.Register(lab.Scenario{
 			vm.Close()
 			dev.Close()
 		} else {
-			t.Check(!unbind.Done(), "the unbind still waits for the group to leave its container")
+			t.Check(unbind.BlockedIn(waits, patient), "the unbind still waits for the group to leave its container")
 			dev.Close()
-			t.Check(!unbind.Done(), "and the VM still keeps it there")
+			t.Check(unbind.BlockedIn(waits, patient), "and the VM still keeps it there")
 			vm.Close()
 			t.WantErr(unbind.Wait(patient), nil, "unbind")
 			t.WantText(dev.Driver(), "", "the device has no driver")

@@ -119,7 +119,7 @@ var _ = lab.Register(lab.Scenario{
 		t.Check(dev.Raised(), "the device says that it raised its interrupt")
 		dev.Acknowledge()
 		t.WantInt(trigger.Wait(limit), 1, "the interrupt arrives in the eventfd")
-		t.Check(!r.Done(), "the guest is still halted")
+		t.Check(r.Halted(limit), "the guest is still halted")
 		t.WantInt(int(page.Uint16(runs)), fired, "its handler has not run")
 
 		t.Step("with an irqfd again the next one arrives")

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -81,8 +82,11 @@ func (p *Pending) Wait(limit time.Duration) error {
 	}
 }
 
-// BlockedIn waits until the operation's thread is inside a function of the kernel, and reports whether it
+// BlockedIn waits until the operation's thread sleeps inside a function of the kernel, and reports whether it
 // got there. An operation that returns first did not block.
+//
+// Asked again after something that might have ended the wait, it tells whether that did: a thread that was
+// woken sleeps no more from then on, although its stack shows the function until it has run.
 func (p *Pending) BlockedIn(symbol string, limit time.Duration) bool {
 	ctx, cancel := p.t.patience(limit)
 	defer cancel()
@@ -90,21 +94,34 @@ func (p *Pending) BlockedIn(symbol string, limit time.Duration) bool {
 }
 
 func (p *Pending) blockedIn(ctx context.Context, symbol string) bool {
-	path := filepath.Join(p.t.env.Root, "/proc/self/task", fmt.Sprint(p.tid), "stack")
+	dir := filepath.Join(p.t.env.Root, "/proc/self/task", fmt.Sprint(p.tid))
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		stack, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(stack), " "+symbol+"+") {
+		// In this order: what slept before its stack was read there has not left the function since.
+		asleep := sleeps(dir)
+		stack, err := os.ReadFile(filepath.Join(dir, "stack"))
+		if err == nil && asleep && strings.Contains(string(stack), " "+symbol+"+") {
 			return true
 		}
 		select {
 		case <-p.done:
 			return false
 		case <-ctx.Done():
-			p.t.Log(fmt.Sprintf("%s is not in %s:\n%s", p.what, symbol, stack))
+			p.t.Log(fmt.Sprintf("%s does not sleep in %s (asleep: %v):\n%s", p.what, symbol, asleep, stack))
 			return false
 		case <-tick.C:
 		}
 	}
+}
+
+// sleeps reports whether a thread waits for something, interruptibly or not, by its stat file: "77 (agent) S 1 ...".
+// Its name may hold anything.
+func sleeps(dir string) bool {
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return false
+	}
+	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return bytes.HasPrefix(rest, []byte(" S ")) || bytes.HasPrefix(rest, []byte(" D "))
 }

@@ -57,14 +57,23 @@ func TestBlockedIn(t *testing.T) {
 	p := &Pending{t: &T{env: Env{Root: root}, stream: newStream(eof{}, discard{})}, tid: 77, done: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
+	play := func(file, text string) {
+		assert.NilError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644))
+	}
+	brief := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	play("stat", "77 (a) S (b) R 1 77 77 0\n")
+	play("stack", "[<0>] vfio_unregister_group_dev+0x1a/0x80 [vfio]\n")
+	assert.Assert(t, !p.blockedIn(brief(), "vfio_unregister_group_dev"), "woken, and still on its way out")
 	go func() {
 		time.Sleep(20 * time.Millisecond)
-		os.WriteFile(filepath.Join(dir, "stack"), []byte("[<0>] vfio_unregister_group_dev+0x1a/0x80 [vfio]\n"), 0o644)
+		play("stat", "77 (a) R (b) D 1 77 77 0\n")
 	}()
 	assert.Assert(t, p.blockedIn(ctx, "vfio_unregister_group_dev"))
-	short, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-	defer cancel()
-	assert.Assert(t, !p.blockedIn(short, "unregister_group_dev"), "a part of a name is another function")
+	assert.Assert(t, !p.blockedIn(brief(), "unregister_group_dev"), "a part of a name is another function")
 }
 
 type eof struct{}
