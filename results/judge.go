@@ -103,8 +103,12 @@ func crash(in Input, s said, o Outcome) (Outcome, bool) {
 	case !in.Exit.Booted && !in.Exit.BootProven:
 		return o, false // perhaps no kernel boots here
 	case len(o.Reports) > 0:
-		first := o.Reports[0]
-		o = o.end(record.Crash, first.Title, then(o.Reports[1:]))
+		telling := behindStall(o.Reports)
+		first := telling[0]
+		o = o.end(record.Crash, first.Title, then(telling[1:]))
+		if n := len(o.Reports) - len(telling); n > 0 {
+			o.Reason = join(o.Reason, "before it "+o.Reports[0].Title)
+		}
 		if first.Class == record.ClassIOMMU {
 			o.Title, o.Reason = "unexpected IOMMU fault", join(first.Title, o.Reason)
 		}
@@ -201,6 +205,22 @@ func fail(in Input, s said, o Outcome) (Outcome, bool) {
 	return o, true
 }
 
+// stalled tells RCU's word that it saw no progress from its word on misuse.
+func stalled(r record.Report) bool {
+	return r.Class == record.ClassRCU && strings.Contains(r.Title, "stall")
+}
+
+// behindStall gives the reports by which a crash is called and known: all of them, unless they begin with
+// stalls and one behind these ended the kernel. A stall is about time, and comes before the report of the bug
+// as by chance; without such a report it is all that there is.
+func behindStall(reports []record.Report) []record.Report {
+	at := slices.IndexFunc(reports, func(r record.Report) bool { return !stalled(r) })
+	if at <= 0 || !slices.ContainsFunc(reports[at:], func(r record.Report) bool { return r.Fatal }) {
+		return reports
+	}
+	return reports[at:]
+}
+
 // starvation is how long a guest may have had no CPU, in seconds, before a stall that its kernel reports is
 // doubted: half of the time that RCU waits.
 const starvation = 10
@@ -209,13 +229,10 @@ const starvation = 10
 // scenario, every claim was true, and all that its kernel said is that RCU saw no progress, by a clock that
 // runs on while the guest does not.
 func starved(in Input, s said, o Outcome) (Outcome, bool) {
-	stall := func(r record.Report) bool {
-		return r.Class == record.ClassRCU && strings.Contains(r.Title, "stall")
-	}
 	switch x := in.Exit; {
 	case x.Starved < starvation || len(o.Reports) == 0 || s.done == nil || s.failed > 0 || s.broken != "" || x.TimedOut || x.Panicked:
 		return o, false
-	case slices.ContainsFunc(o.Reports, func(r record.Report) bool { return !stall(r) }):
+	case slices.ContainsFunc(o.Reports, func(r record.Report) bool { return !stalled(r) }):
 		return o, false
 	}
 	return o.end(record.Error, "the host starved the guest: "+o.Reports[0].Title,

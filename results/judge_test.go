@@ -72,7 +72,9 @@ func TestStarvedGuest(t *testing.T) {
 	}{
 		{"no CPU", []string{"ok:a", "done"}, []record.Report{stallReport}, exit, record.Error, "the host starved the guest: INFO: rcu detected stall"},
 		{"a CPU", []string{"ok:a", "done"}, []record.Report{stallReport}, Exit{Booted: true, Starved: 3, BootProven: true}, record.Crash, "INFO: rcu detected stall"},
-		{"the oops after it counts", []string{"ok:a"}, []record.Report{stallReport, oops}, exit, record.Crash, "INFO: rcu detected stall"},
+		{"the oops after it counts", []string{"ok:a"}, []record.Report{stallReport, oops}, exit, record.Crash, oops.Title},
+		{"so does what came before the oops", []string{"ok:a"}, []record.Report{stallReport, warn, oops}, exit, record.Crash, warn.Title},
+		{"a warning after it ended nothing", []string{"ok:a"}, []record.Report{stallReport, report("WARNING in g", record.ClassWarn, false, 20)}, exit, record.Crash, stallReport.Title},
 		{"a false claim counts", []string{"no:a", "done"}, []record.Report{stallReport}, exit, record.Crash, "INFO: rcu detected stall"},
 		{"so does no progress", []string{"ok:a"}, []record.Report{stallReport}, Exit{Booted: true, BootProven: true, Starved: 30, TimedOut: true}, record.Crash, "INFO: rcu detected stall"},
 		{"a hung task is believed", []string{"ok:a", "done"}, []record.Report{report("INFO: task hung in f", record.ClassHung, false, 1)}, exit, record.Crash, "INFO: task hung"},

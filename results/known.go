@@ -219,7 +219,7 @@ func (i Issue) explains(o Outcome) bool {
 		return len(o.Reports) == 0
 	}
 	// A crash without a report (a fault that only QEMU saw) has no frames to be known by.
-	for n, r := range o.Reports {
+	for n, r := range behindStall(o.Reports) {
 		explained := n == 0 && framesMatch(i.Frames, r)
 		for _, a := range i.Also {
 			explained = explained || n > 0 && a.explains(r)

@@ -93,3 +93,33 @@ func TestShippedKnownExplainsTheUeventOfEveryCaller(t *testing.T) {
 		assert.Equal(t, known.Explain(cell, o).Verdict, record.Crash, "not from the announcement")
 	}
 }
+
+// RCU may say that it saw no progress before the bug shows. The fatal report behind it still decides what the
+// crash is, and only that: a stall alone, or before a report that ended nothing, is explained by no entry.
+func TestKnownBehindStall(t *testing.T) {
+	known, err := ShippedKnown()
+	assert.NilError(t, err)
+	stall, err := os.ReadFile("../harness/console/testdata/classes/rcu-stall.log")
+	assert.NilError(t, err)
+	log, err := os.ReadFile("testdata/known/stats-fd-debian-6.12.117.log")
+	assert.NilError(t, err)
+	reports := console.Parse(slices.Concat(stall, []byte("\n"), log))
+	cell := cellOf("unload-vendor-stats-fd", "6.12.117+deb12-amd64")
+	judge := func(reports []record.Report) Outcome {
+		in := Input{Records: script("step:close"), Reports: reports, Exit: exit(func(x *Exit) { x.AgentLost = true })}
+		return known.Explain(cell, Judge(in))
+	}
+	o := judge(reports)
+	assert.Assert(t, stalled(o.Reports[0]), o.Reports[0].Title)
+	assert.Equal(t, o.Known, "kvm-vendor-unpinned-stats", "%s; %s", o.Title, o.Reason)
+	assert.Equal(t, o.Signature, outcome(t, "stats-fd-debian-6.12.117.log").Signature)
+
+	flat := Flatten(reports)
+	assert.Equal(t, judge(flat[:1]).Verdict, record.Crash, "the stall alone")
+	for i := range flat {
+		flat[i].Fatal = false
+	}
+	assert.Equal(t, judge(flat).Verdict, record.Crash, "nothing ended the kernel")
+	cell.Scenario = "unload-type1-container"
+	assert.Equal(t, judge(reports).Verdict, record.Crash, "another scenario")
+}
