@@ -21,7 +21,7 @@ type surroundings struct {
 	locked int // pages
 	// VFIO's groups and devices, in sysfs and /dev.
 	vfio   []string
-	groups map[string]string // IOMMU groups of PCI devices, by address
+	groups map[string]string // IOMMU groups of PCI devices, by address; and groups that hold nothing
 	forced map[string]string // driver_override of PCI devices that have one
 }
 
@@ -63,7 +63,28 @@ func (t *T) survey() (surroundings, error) {
 			s.forced[d.Address] = name
 		}
 	}
-	return s, nil
+	return s, s.readEmptyGroups(t.env.Root)
+}
+
+// readEmptyGroups finds the IOMMU groups without a device. The kernel frees a group with its last one.
+func (s surroundings) readEmptyGroups(root string) error {
+	groups, err := os.ReadDir(filepath.Join(root, "/sys/kernel/iommu_groups"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		members, err := os.ReadDir(filepath.Join(root, "/sys/kernel/iommu_groups", g.Name(), "devices"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if len(members) == 0 {
+			s.groups["group "+g.Name()] = "no device"
+		}
+	}
+	return nil
 }
 
 // compare makes the claims, always in the same order.
@@ -75,15 +96,13 @@ func (before surroundings) compare(after surroundings) []record.Check {
 	claim("pages that the guest has pinned are unpinned", fmt.Sprint(before.pinned), fmt.Sprint(after.pinned))
 	claim("pages that the guest has locked are unlocked", fmt.Sprint(before.locked), fmt.Sprint(after.locked))
 	claim("VFIO's groups and devices are back", strings.Join(before.vfio, ", "), strings.Join(after.vfio, ", "))
-	// A device that the scenario plugged in or pulled out has no group to come back to.
-	maps.DeleteFunc(before.groups, func(address, _ string) bool { _, there := after.groups[address]; return !there })
-	maps.DeleteFunc(after.groups, func(address, _ string) bool { _, there := before.groups[address]; return !there })
+	// BindVFIO and Replug add the device that they plugged in, WaitDeleted takes it out.
 	claim("IOMMU groups are back", changed(before.groups, after.groups), changed(after.groups, before.groups))
 	claim("driver overrides are back", changed(before.forced, after.forced), changed(after.forced, before.forced))
 	return checks
 }
 
-// refsOff names the modules whose reference counts differ.
+// refsOff names the modules whose reference counts are off.
 func (before state) refsOff(after state) []string {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(before.refs)) {

@@ -243,6 +243,8 @@ func TestClosingInvariant(t *testing.T) {
 			os.Symlink("../../../../bus/pci/drivers/vfio-pci", root.Join("sys/bus/pci/devices/0000:01:00.0/driver")),
 			os.MkdirAll(root.Join("sys/kernel/debug/kvm/7-9"), 0o755),
 			os.MkdirAll(root.Join("dev/vfio/9"), 0o755),
+			os.MkdirAll(root.Join("sys/kernel/iommu_groups/9/devices"), 0o755),
+			os.MkdirAll(root.Join("sys/kernel/iommu_groups/8/devices/0000:00:03.0"), 0o755),
 			os.Remove(root.Join("sys/bus/pci/devices/0000:00:03.0/iommu_group")),
 			os.Symlink("../../../kernel/iommu_groups/8", root.Join("sys/bus/pci/devices/0000:00:03.0/iommu_group")),
 		} {
@@ -273,7 +275,7 @@ func TestClosingInvariant(t *testing.T) {
 		"pages that the guest has pinned are unpinned: want 0, got 2",
 		"pages that the guest has locked are unlocked: want 0, got 1",
 		"VFIO's groups and devices are back: want , got /dev/vfio/9",
-		"IOMMU groups are back: want 0000:00:03.0: 4, got 0000:00:03.0: 8",
+		"IOMMU groups are back: want 0000:00:03.0: 4, got 0000:00:03.0: 8, group 9: no device",
 		"driver overrides are back: want , got 0000:00:03.0: vfio-pci",
 		// A fake has no trace instances, and the claim says so.
 		"vmalloc areas and page tables of the modules under test are back (other allocations were not watched: trace instance: " +

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -101,6 +102,7 @@ func (d *VFIODevice) WaitRemoved(limit time.Duration) {
 func (d *VFIODevice) forget() {
 	delete(d.t.baseline.drivers, d.pci.Address)
 	delete(d.t.idle.drivers, d.pci.Address)
+	delete(d.t.around.groups, d.pci.Address)
 	for name, n := range d.refs {
 		d.t.idle.refs[name] -= n
 	}
@@ -140,6 +142,7 @@ func (d *VFIODevice) Replug() {
 	t.must(d.pci.Bind("vfio-pci"))
 	d.number, err = d.pci.Group()
 	t.mustHost("IOMMU group of the device", err)
+	t.around.groups[d.pci.Address] = strconv.Itoa(d.number)
 	t.idle.drivers[d.pci.Address] = "vfio-pci"
 	for name, n := range d.refs {
 		t.idle.refs[name] += n

@@ -9,6 +9,7 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/fs"
 
+	"github.com/nestbed/nestbed/guestagent/pci"
 	"github.com/nestbed/nestbed/results/record"
 )
 
@@ -87,4 +88,25 @@ func TestTasksIn(t *testing.T) {
 	assert.Equal(t, tasksIn(root.Path(), "pci"),
 		"task 12 kworker/u2:1\n[<0>] vfio_unregister_group_dev+0x1/0x2\n[<0>] pci_stop_bus_device+0x1/0x2\n")
 	assert.Assert(t, tasksIn(root.Path(), "nvme") != "")
+}
+
+// A device that was plugged in and is still there keeps its group; one that is gone has none.
+func TestGroupsOfPluggedDevices(t *testing.T) {
+	d := &VFIODevice{t: &T{}, pci: pci.NewBus("").Device("0000:01:00.0"), number: 9}
+	at := func(groups map[string]string) string {
+		t.Helper()
+		for _, c := range d.t.around.compare(surroundings{groups: groups}) {
+			if c.Claim == "IOMMU groups are back" && !c.OK {
+				return "want " + c.Want + ", got " + c.Got
+			}
+		}
+		return ""
+	}
+	d.t.around.groups = map[string]string{"0000:00:03.0": "4", "0000:01:00.0": "9"}
+	assert.Equal(t, at(map[string]string{"0000:00:03.0": "4", "0000:01:00.0": "9"}), "")
+	assert.Equal(t, at(map[string]string{"0000:00:03.0": "4"}), "want 0000:01:00.0: 9, got ")
+	d.forget()
+	assert.Equal(t, at(map[string]string{"0000:00:03.0": "4"}), "")
+	assert.Equal(t, at(map[string]string{"0000:00:03.0": "4", "0000:01:00.0": "9"}), "want , got 0000:01:00.0: 9")
+	assert.Equal(t, at(map[string]string{"0000:00:03.0": "4", "group 9": "no device"}), "want , got group 9: no device")
 }

@@ -109,6 +109,7 @@ func (t *T) BindVFIO(kind Device) *VFIODevice {
 	// Only now: with virtio-iommu the group comes with the driver.
 	d.number, err = d.pci.Group()
 	t.mustHost("IOMMU group of the device", err)
+	t.around.groups[d.pci.Address] = strconv.Itoa(d.number)
 	before := t.idle.refs
 	t.rest()
 	d.refs = map[string]int{}
