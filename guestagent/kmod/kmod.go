@@ -157,6 +157,15 @@ func (s *Set) Refs(name string) (int, error) {
 	return n, nil
 }
 
+// Users is how many loaded modules need this one; each holds a reference of it.
+func (s *Set) Users(name string) (int, error) {
+	holders, err := os.ReadDir(filepath.Join(s.sys, name, "holders"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("users of module %s: %w", name, err)
+	}
+	return len(holders), nil
+}
+
 // SetParameter writes a parameter of a module that is there.
 func (s *Set) SetParameter(name, parameter, value string) error {
 	path := filepath.Join(s.sys, name, "parameters", parameter)

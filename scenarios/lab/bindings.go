@@ -110,5 +110,10 @@ func (before state) refsOff(after state) []string {
 			names = append(names, name)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(after.refs)) {
+		if _, ok := before.refs[name]; !ok && after.refs[name] != after.users[name] {
+			names = append(names, name)
+		}
+	}
 	return names
 }

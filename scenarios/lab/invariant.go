@@ -24,6 +24,7 @@ import (
 // state is what the closing invariant compares.
 type state struct {
 	refs       map[string]int    // of the modules under test that are loaded, irqbypass among them
+	users      map[string]int    // of these references, those of modules that need it
 	drivers    map[string]string // of PCI devices by address, "" for none
 	fds        map[string]int    // of this process, by what they link to
 	memory     map[string]string // VmLck and VmPin of this process
@@ -51,7 +52,7 @@ func (t *T) observe() (state, error) {
 }
 
 func (s *state) readRefs(_ string, mods *kmod.Set, _ pci.Bus) error {
-	s.refs = map[string]int{}
+	s.refs, s.users = map[string]int{}, map[string]int{}
 	for _, name := range underTest {
 		if !mods.Loaded(name) {
 			continue
@@ -61,6 +62,9 @@ func (s *state) readRefs(_ string, mods *kmod.Set, _ pci.Bus) error {
 			return err
 		}
 		s.refs[name] = n
+		if s.users[name], err = mods.Users(name); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -152,6 +156,13 @@ func (before state) compare(after state) []record.Check {
 			got = fmt.Sprint(n)
 		}
 		claim("references of "+name+" are back", fmt.Sprint(before.refs[name]), got)
+	}
+	// A module that the scenario was the first to load has, with nothing open, the references of its users; it
+	// may be unloaded again as well.
+	for _, name := range slices.Sorted(maps.Keys(after.refs)) {
+		if _, ok := before.refs[name]; !ok {
+			claim("references of "+name+", which the scenario loaded, are back", fmt.Sprint(after.users[name]), fmt.Sprint(after.refs[name]))
+		}
 	}
 	claim("every VM that KVM announced is destroyed", fmt.Sprint(before.vms), fmt.Sprint(after.vms))
 	claim("and none of them twice", fmt.Sprint(before.strays), fmt.Sprint(after.strays))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -488,4 +489,23 @@ func TestGroupNode(t *testing.T) {
 	assert.DeepEqual(t, open(), []string{"FALSE open /dev/vfio/987654 succeeds"})
 	fs.Apply(t, root, fs.WithDir("dev", fs.WithDir("vfio", fs.WithDir("devices"))))
 	assert.DeepEqual(t, open(), []string{"skip no /dev/vfio/987654: this kernel has no group interface"})
+}
+
+// A module that the scenario was the first to load is as it was right after that, or gone.
+func TestModuleLoadedByTheScenario(t *testing.T) {
+	root := guestRoot(t)
+	load := func(refs string) []record.Record {
+		return host(t, root.Path(), scenario(func(t *T) {
+			for path, text := range map[string]string{"vfio/refcnt": refs, "irqbypass/refcnt": "0\n"} {
+				path = root.Join("sys/module", path)
+				t.mustHost("load", os.MkdirAll(filepath.Join(filepath.Dir(path), "holders"), 0o755))
+				t.mustHost("load", os.WriteFile(path, []byte(text), 0o644))
+			}
+			t.mustHost("load", os.MkdirAll(root.Join("sys/module/vfio/holders/vfio_pci_core"), 0o755))
+			t.atEnd("unload", func() error { return os.RemoveAll(root.Join("sys/module/irqbypass")) })
+		}), nil)
+	}
+	assert.DeepEqual(t, falseInvariants(load("1\n")), []string(nil))
+	assert.NilError(t, os.RemoveAll(root.Join("sys/module/vfio")))
+	assert.DeepEqual(t, falseInvariants(load("3\n")), []string{"references of vfio, which the scenario loaded, are back: want 1, got 3"})
 }
