@@ -162,7 +162,9 @@ func (e Ending) like(x Ending) bool {
 	return x.Title == e.Title || x.Example.Signature != "" && x.Example.Signature == e.Example.Signature
 }
 
-// reported gives the title, first or later, by which the kernel reported what is expected.
+// reported gives the title, first or later, by which the kernel reported what is expected. The expectation holds
+// until the guest is ended: a close at the program's end, or the closing invariant after it, may be what brings
+// the report. It excuses nothing, and the cell stays judged by all of its reports.
 func (r *Run) reported(c Cell, expect *regexp.Regexp) (title string, hit bool, err error) {
 	if c.Verdict == record.Crash && expect.MatchString(c.Title) {
 		return c.Title, true, nil

@@ -138,3 +138,15 @@ func TestOutputHasAFileOfItsOwn(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, text, "")
 }
+
+// What is expected may come after the program's end, and after another report, which is judged all the same.
+func TestExpectationHoldsToTheEnd(t *testing.T) {
+	other, wanted := report("WARNING in f", record.ClassWarn, false, 1), report("BUG: wanted", record.ClassOops, true, 20)
+	o := Judge(Input{Records: script("step:run the program", "ok:a", "inv:b"), Reports: []record.Report{other, wanted}, Exit: fine})
+	run := programRun(t, "^BUG: wanted$", o)
+	tally, err := run.Tally()
+	assert.NilError(t, err)
+	assert.Equal(t, tally.Hits, 1)
+	assert.Equal(t, o.Verdict, record.Crash)
+	assert.Equal(t, o.Title, other.Title)
+}
