@@ -17,8 +17,9 @@ type Input struct {
 	Reports []record.Report // found in the console, grouped or not
 	Faults  int             // IOMMU faults that QEMU traced
 	Exit    Exit
-	// SkipRuledOut says that the plan found everything the scenario needs: a skip is then a false claim.
-	SkipRuledOut bool
+	// SkipRefuted says why what the scenario's skip rests on is not so, from what the host knows of kernel and
+	// machine: such a skip is a false claim. It is empty when nothing speaks against the skip.
+	SkipRefuted string
 }
 
 // Exit says how the attempt ended, in facts. The zero value is a guest that never booted.
@@ -197,8 +198,8 @@ func fail(in Input, s said, o Outcome) (Outcome, bool) {
 		if s.failed > 1 {
 			o.Reason = join(o.Reason, fmt.Sprintf("%d of %d claims are false", s.failed, s.checks))
 		}
-	case s.skip != nil && in.SkipRuledOut:
-		o = o.end(record.Fail, "skipped although the plan had found all it needs", s.skip.Reason)
+	case s.skip != nil && in.SkipRefuted != "":
+		o = o.end(record.Fail, "a skip without its cause: "+s.skip.Reason, in.SkipRefuted)
 	default:
 		return o, false
 	}

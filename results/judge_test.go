@@ -165,7 +165,7 @@ func TestJudge(t *testing.T) {
 		"skip":                    {Input{Records: script("ok:x", "skip:no IOMMUFD", "done"), Exit: fine}, record.Skip, "no IOMMUFD", "no IOMMUFD"},
 		"skip without done":       {Input{Records: script("skip:no IOMMUFD"), Exit: fine}, record.Skip, "no IOMMUFD", ""},
 		"skip and exit 2":         {Input{Records: script("skip:no IOMMUFD"), Exit: exit(func(x *Exit) { x.AgentCode = 2 })}, record.Error, "agent skipped and did not end well", ""},
-		"skip ruled out":          {Input{Records: script("skip:no IOMMUFD", "done"), Exit: fine, SkipRuledOut: true}, record.Fail, "skipped although the plan had found all it needs", "no IOMMUFD"},
+		"skip ruled out":          {Input{Records: script("skip:no IOMMUFD", "done"), Exit: fine, SkipRefuted: "the configuration says y"}, record.Fail, "a skip without its cause: no IOMMUFD", "the configuration says y"},
 		"fail over skip":          {Input{Records: script("no:x", "skip:y", "done"), Exit: fine}, record.Fail, "x", ""},
 		"cancelled":               {Input{Records: script("done"), Reports: []record.Report{oops}, Exit: exit(func(x *Exit) { x.Cancelled = true })}, record.Invalid, "", "cancelled"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nestbed/nestbed/results/record"
 	"github.com/nestbed/nestbed/scenarios/lab"
 )
 
@@ -29,7 +30,7 @@ var _ = lab.Register(lab.Scenario{
 		dev := t.BindVFIO(lab.NVMe)
 		dev.Open()
 		if !dev.HasFLR() {
-			t.Skip("nvme of this QEMU has no FLR", "QEMU 7.1 or newer")
+			t.SkipMachine(record.LimitNVMeFLR, "nvme of this QEMU has no FLR", "QEMU 7.1 or newer")
 		}
 		t.Check(dev.Resets(), "VFIO says that the device can be reset")
 		if methods := dev.ResetMethods(); methods != "" { // since 5.15

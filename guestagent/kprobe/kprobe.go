@@ -12,12 +12,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const group = "nestbed"
 
 // ErrNoSymbol says that the kernel has no function of that name, or none that can be probed.
 var ErrNoSymbol = errors.New("no such function in this kernel")
+
+// ErrNoProbes says that the kernel has no probes at all (CONFIG_KPROBE_EVENTS).
+var ErrNoProbes = errors.New("this kernel has no kprobe_events")
 
 // Counter counts the calls of one function. A probe of a module's function holds no reference of the module.
 type Counter struct {
@@ -28,8 +33,11 @@ type Counter struct {
 // Count begins to count the calls of a function.
 func Count(root, symbol string) (*Counter, error) {
 	c := &Counter{filepath.Join(root, "/sys/kernel/tracing"), symbol}
+	if _, err := os.Stat(filepath.Join(c.dir, "kprobe_events")); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoProbes)
+	}
 	err := c.write("kprobe_events", os.O_APPEND, "p:"+group+"/"+symbol+" "+symbol)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
 		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoSymbol)
 	}
 	if err != nil {

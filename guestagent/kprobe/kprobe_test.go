@@ -31,5 +31,11 @@ func TestCounter(t *testing.T) {
 	_, err = lossy.Hits()
 	assert.Error(t, err, "kprobe lossy: 1 calls were not counted")
 	_, err = Count(t.TempDir(), "anything")
+	assert.ErrorIs(t, err, ErrNoProbes)
+
+	// A file that refuses the words as tracefs refuses a function that is not there: with EINVAL.
+	assert.NilError(t, os.Remove(root.Join("sys/kernel/tracing/kprobe_events")))
+	assert.NilError(t, os.Symlink("/proc/self/oom_score_adj", root.Join("sys/kernel/tracing/kprobe_events")))
+	_, err = Count(root.Path(), "anything")
 	assert.ErrorIs(t, err, ErrNoSymbol)
 }

@@ -141,7 +141,7 @@ func kernelFolder(t *testing.T, dir string) string {
 		assert.NilError(t, os.WriteFile(name, data, 0o644))
 	}
 	write("vmlinuz", image)
-	write("config", []byte("CONFIG_KVM=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\nCONFIG_INTEL_IOMMU=y\n# CONFIG_IOMMUFD is not set\n"))
+	write("config", []byte("CONFIG_KVM=y\nCONFIG_HOTPLUG_PCI_ACPI=y\nCONFIG_KVM_AMD=y\nCONFIG_VFIO=y\nCONFIG_INTEL_IOMMU=y\n# CONFIG_IOMMUFD is not set\n"))
 	write("lib/modules/6.12.9-test/modules.builtin", []byte("kernel/arch/x86/kvm/kvm.ko\nkernel/drivers/vfio/vfio.ko\n"))
 	return dir
 }

@@ -421,6 +421,9 @@ func (t *talk) heard(ctx context.Context, rec record.Record, log *results.Record
 	if rec.Hello != nil {
 		return checkHello(*rec.Hello, t.cell)
 	}
+	if rec.Skip != nil {
+		t.in.SkipRefuted = plan.Refute(t.cell, t.runner.QEMU, *rec.Skip)
+	}
 	if rec.Step != nil {
 		t.runner.Progress.Phase(t.worker, rec.Step.Text)
 	}

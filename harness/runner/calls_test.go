@@ -7,6 +7,9 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/assert/cmp"
 
+	"github.com/nestbed/nestbed/harness/plan"
+	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
 	"github.com/nestbed/nestbed/scenarios/lab"
 )
@@ -48,4 +51,21 @@ func TestDeletedDeviceFreesItsSlot(t *testing.T) {
 	assert.Equal(t, ev.Slot, 3)
 	assert.Assert(t, h.plugged["dut3"])
 	assert.Equal(t, h.heard(record.Event{Name: "DEVICE_DELETED"}).Slot, 0)
+}
+
+// The guest's word that it cannot run a scenario is held against what the host knows, from the record to the
+// verdict.
+func TestSkipOfTheGuestIsWeighed(t *testing.T) {
+	for reported, want := range map[record.SkipReason]record.Verdict{
+		{Kind: record.SkipVersion, Since: "5.7", Reason: "no count"}: record.Fail,
+		{Kind: record.SkipVersion, Since: "9.9", Reason: "no count"}: record.Skip,
+	} {
+		log, err := results.NewRecordLog(t.TempDir())
+		assert.NilError(t, err)
+		talk := &talk{attempt: &attempt{runner: &Runner{QEMU: "7.2.22"}, cell: plan.Cell{Kernel: kernels.Kernel{Release: "6.1.192"}}}}
+		talk.in.Exit.Booted = true
+		assert.NilError(t, talk.heard(t.Context(), record.Record{Kind: record.KindSkip, Skip: &reported}, log))
+		assert.NilError(t, log.Close())
+		assert.Equal(t, results.Judge(talk.in).Verdict, want)
+	}
 }

@@ -48,6 +48,7 @@ type Runner struct {
 	Known    results.Known
 	Progress Progress
 	Workers  int
+	QEMU     string // version of the QEMU that the guests run on: what a skip of the guest's may blame it for
 
 	// Program, if not nil, is what the agent runs in every cell in the place of the scenario that it makes;
 	// Files are pushed into the guest before.
@@ -197,8 +198,6 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, dir string) (outcome results.Outcome, booted bool) {
 	a := &attempt{runner: r, worker: worker, cell: c, dir: dir}
 	a.in.Exit.BootProven = r.bootProven(c.Machine.Name)
-	// A version among the needs is a promise: from there on the scenario runs.
-	a.in.SkipRuledOut = c.Needs().MinKernel != ""
 	a.run(ctx)
 	return results.Judge(a.in), a.in.Exit.Booted
 }

@@ -116,11 +116,37 @@ type Expect struct {
 	Why   string `json:"why"`
 }
 
-// SkipReason says why the scenario cannot run in this guest and what would make it run.
+// SkipReason says why the scenario cannot run in this guest, what would make it run, and which fact that
+// rests on. The host knows the fact without the guest: a kernel that has lost something must not be excused
+// by its own word.
 type SkipReason struct {
-	Reason string `json:"reason"`
-	Remedy string `json:"remedy,omitempty"`
+	Kind    SkipKind     `json:"kind,omitempty"`
+	Reason  string       `json:"reason"`
+	Remedy  string       `json:"remedy,omitempty"`
+	Option  string       `json:"option,omitempty"`   // with config: "CONFIG_X", which the kernel was built without
+	BuiltIn string       `json:"built_in,omitempty"` // with config: a module that the kernel has built in
+	Since   string       `json:"since,omitempty"`    // with version: "5.7", the first kernel that has it
+	Limit   MachineLimit `json:"limit,omitempty"`    // with machine
 }
+
+// SkipKind is the kind of fact that a skip rests on.
+type SkipKind string
+
+// The kinds.
+const (
+	SkipConfig  SkipKind = "config"  // how the kernel was configured: Option or BuiltIn
+	SkipVersion SkipKind = "version" // the kernel is older than Since
+	SkipMachine SkipKind = "machine" // what this QEMU's machine cannot show: Limit
+)
+
+// MachineLimit is something that a machine cannot show whatever its kernel does.
+type MachineLimit string
+
+// The limits.
+const (
+	LimitDeafIOAPIC MachineLimit = "deaf-ioapic" // no interrupt of the IO-APIC arrives
+	LimitNVMeFLR    MachineLimit = "nvme-flr"    // nvme has no function level reset
+)
 
 // Broken says that the harness or its guest set-up failed, not the kernel: a device that is dead, a
 // module file that is missing.
@@ -227,7 +253,9 @@ func (rec Record) body() error {
 		{KindLog, rec.Log != nil, texts(rec.Log, func(b *Log) []string { return []string{b.Text} })},
 		{KindCall, rec.Call != nil, texts(rec.Call, func(b *Call) []string { return []string{string(b.Verb), b.Device} })},
 		{KindExpect, rec.Expect != nil, texts(rec.Expect, func(b *Expect) []string { return []string{b.Title, b.Why} })},
-		{KindSkip, rec.Skip != nil, texts(rec.Skip, func(b *SkipReason) []string { return []string{b.Reason, b.Remedy} })},
+		{KindSkip, rec.Skip != nil, texts(rec.Skip, func(b *SkipReason) []string {
+			return []string{string(b.Kind), b.Reason, b.Remedy, b.Option, b.BuiltIn, b.Since, string(b.Limit)}
+		})},
 		{KindBroken, rec.Broken != nil, texts(rec.Broken, func(b *Broken) []string { return []string{b.Reason} })},
 		{KindDone, rec.Done != nil, nil},
 	}

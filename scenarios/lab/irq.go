@@ -234,7 +234,7 @@ func (d *VFIODevice) Interrupts() []string {
 // when irqbypass stopped counting itself, and the code tells which it is.
 func (t *T) BypassRefs() int {
 	if !t.mods.Has("irqbypass") {
-		t.Skip("irqbypass is built into this kernel and has no reference count", "a kernel that builds it as a module")
+		t.SkipBuiltIn("irqbypass")
 	}
 	text, err := os.ReadFile(t.mods.File("irqbypass"))
 	t.mustHost("read irqbypass", err)

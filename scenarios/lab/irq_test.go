@@ -60,7 +60,7 @@ func TestBypassRefs(t *testing.T) {
 		host(t, root.Path(), scenario(func(c *T) { assert.Check(t, c.BypassRefs() == want) }), nil)
 	}
 	list := host(t, guestRoot(t).Path(), scenario(func(c *T) { c.BypassRefs() }), nil)
-	assert.DeepEqual(t, own(list), []string{"skip irqbypass is built into this kernel and has no reference count"})
+	assert.DeepEqual(t, own(list), []string{"skip config irqbypass: irqbypass is built into this kernel and has no reference count"})
 }
 
 // So is whether a signal stays in its eventfd.

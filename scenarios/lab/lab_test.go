@@ -121,7 +121,7 @@ func own(list []record.Record) []string {
 		case r.Broken != nil:
 			got = append(got, "broken "+r.Broken.Reason)
 		case r.Skip != nil:
-			got = append(got, "skip "+r.Skip.Reason)
+			got = append(got, "skip "+string(r.Skip.Kind)+" "+r.Skip.Option+r.Skip.BuiltIn+r.Skip.Since+string(r.Skip.Limit)+": "+r.Skip.Reason)
 		case r.Step != nil:
 			got = append(got, "step "+r.Step.Text)
 		}
@@ -192,7 +192,7 @@ func TestEnds(t *testing.T) {
 		run  func(*T)
 		want string
 	}{
-		{"skip", func(t *T) { count(t); t.Skip("no group interface", "CONFIG_VFIO_GROUP=y"); t.Check(false, "x") }, "skip no group interface"},
+		{"skip", func(t *T) { count(t); t.SkipConfig("CONFIG_VFIO_GROUP", "no group interface"); t.Check(false, "x") }, "skip config CONFIG_VFIO_GROUP: no group interface"},
 		{"broken", func(t *T) { count(t); t.Broken("dead device"); t.Check(false, "x") }, "broken dead device"},
 		{"panic", func(t *T) { count(t); panic("ours") }, "broken the scenario panicked: ours"},
 		{"panic in a cleanup", func(t *T) { t.atEnd("bad", func() error { panic("ours") }); count(t) }, "broken bad panicked: ours"},
@@ -210,7 +210,10 @@ func TestEnds(t *testing.T) {
 				t.Broken(err.Error())
 			}
 			t.Module("kvm").Refs()
-		}, "skip module kvm is built into this kernel"},
+		}, "skip config kvm: kvm is built into this kernel"},
+		{"machine", func(t *T) { count(t); t.SkipMachine(record.LimitNVMeFLR, "no FLR", "another QEMU") }, "skip machine nvme-flr: no FLR"},
+		{"symbols without names", func(t *T) { count(t); t.KernelSymbol("vfio_x") }, "skip config CONFIG_KALLSYMS: this kernel does not name"},
+		{"probes of a kernel without", func(t *T) { count(t); t.CountCalls("vfio_x") }, "skip config CONFIG_KPROBE_EVENTS: this kernel cannot count"},
 	} {
 		undone = 0
 		list := host(t, guestRoot(t).Path(), scenario(c.run), nil)
@@ -488,7 +491,7 @@ func TestGroupNode(t *testing.T) {
 	}
 	assert.DeepEqual(t, open(), []string{"FALSE open /dev/vfio/987654 succeeds"})
 	fs.Apply(t, root, fs.WithDir("dev", fs.WithDir("vfio", fs.WithDir("devices"))))
-	assert.DeepEqual(t, open(), []string{"skip no /dev/vfio/987654: this kernel has no group interface"})
+	assert.DeepEqual(t, open(), []string{"skip config CONFIG_VFIO_GROUP: no /dev/vfio/987654: this kernel has no group interface"})
 }
 
 // A module that the scenario was the first to load is as it was right after that, or gone.

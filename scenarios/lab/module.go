@@ -42,7 +42,7 @@ func (t *T) Module(name string) *Module {
 // has none, and the scenario is skipped.
 func (m *Module) Refs() int {
 	if m.t.mods.Present(m.name) && !m.t.mods.Loaded(m.name) {
-		m.t.Skip("module "+m.name+" is built into this kernel and has no reference count", "a kernel that builds it as a module")
+		m.t.SkipBuiltIn(m.name)
 	}
 	n, err := m.t.mods.Refs(m.name)
 	m.t.must(err)

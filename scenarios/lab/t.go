@@ -99,9 +99,35 @@ func (t *T) Expect(e record.Expect) {
 	t.stream.write(record.Record{Kind: record.KindExpect, Expect: &e})
 }
 
-// Skip ends the scenario: it cannot run in this guest, for this reason, and what would make it run.
-func (t *T) Skip(reason, remedy string) {
-	t.stream.write(record.Record{Kind: record.KindSkip, Skip: &record.SkipReason{Reason: reason, Remedy: remedy}})
+// SkipConfig ends the scenario: it needs what a kernel without an option ("CONFIG_X") does not have. The host
+// looks the option up, and a kernel that has it fails.
+func (t *T) SkipConfig(option, reason string) {
+	t.skip(record.SkipReason{Kind: record.SkipConfig, Option: option, Reason: reason, Remedy: "a kernel with " + option})
+}
+
+// SkipBuiltIn ends the scenario: it asks for the reference count of a module, and what is built into the
+// kernel has none. A kernel that came with the module fails.
+func (t *T) SkipBuiltIn(module string) {
+	t.skip(record.SkipReason{
+		Kind: record.SkipConfig, BuiltIn: module,
+		Reason: module + " is built into this kernel and has no reference count", Remedy: "a kernel that builds it as a module",
+	})
+}
+
+// SkipBefore ends the scenario: it needs what kernels have since a version ("5.7"). From that one on a kernel
+// that lacks it fails.
+func (t *T) SkipBefore(since, reason string) {
+	t.skip(record.SkipReason{Kind: record.SkipVersion, Since: since, Reason: reason, Remedy: "a kernel of " + since + " or newer"})
+}
+
+// SkipMachine ends the scenario: this machine cannot show what it is about. On a machine that is not known for
+// the limit the kernel fails.
+func (t *T) SkipMachine(limit record.MachineLimit, reason, remedy string) {
+	t.skip(record.SkipReason{Kind: record.SkipMachine, Limit: limit, Reason: reason, Remedy: remedy})
+}
+
+func (t *T) skip(s record.SkipReason) {
+	t.stream.write(record.Record{Kind: record.KindSkip, Skip: &s})
 	runtime.Goexit()
 }
 

@@ -173,7 +173,11 @@ type Slot struct {
 func (d *VFIODevice) Slot() *Slot {
 	s, err := d.pci.Slot()
 	if errors.Is(err, pci.ErrNoSlot) {
-		d.t.Skip("no hot-plug driver gave "+d.pci.Address+" a slot", "CONFIG_HOTPLUG_PCI_ACPI or CONFIG_HOTPLUG_PCI_PCIE")
+		option := "CONFIG_HOTPLUG_PCI_ACPI"
+		if d.t.scenario.NeedsOf(d.t.env.Variant).NativeHotplug {
+			option = "CONFIG_HOTPLUG_PCI_PCIE"
+		}
+		d.t.SkipConfig(option, "no hot-plug driver gave "+d.pci.Address+" a slot")
 	}
 	d.t.mustHost("slot of the device", err)
 	return &Slot{d.t, s}

@@ -169,7 +169,7 @@ func (t *T) skipDeafMachine(kind Device) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Skip("no interrupt of the IO-APIC reaches this kernel, so that ACPI cannot tell it of a new "+kind.Name,
+			t.SkipMachine(record.LimitDeafIOAPIC, "no interrupt of the IO-APIC reaches this kernel, so that ACPI cannot tell it of a new "+kind.Name,
 				"QEMU 7.2 for machine amd (QEMU 10 does this under TCG), or -m intel")
 		}
 	}
@@ -215,7 +215,7 @@ func (d *VFIODevice) OpenGroup() {
 	// A kernel can only be without groups if it has the other way to a device. One that has neither has lost a
 	// node that it should have made, which is no reason to skip.
 	if errors.Is(err, unix.ENOENT) && d.hasCdev() {
-		d.t.Skip(fmt.Sprintf("no /dev/vfio/%d: this kernel has no group interface", d.number), "CONFIG_VFIO_GROUP=y")
+		d.t.SkipConfig("CONFIG_VFIO_GROUP", fmt.Sprintf("no /dev/vfio/%d: this kernel has no group interface", d.number))
 	}
 	d.t.must(err)
 	d.t.atEnd("close the group", d.group.Close)

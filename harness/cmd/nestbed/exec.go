@@ -192,7 +192,7 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 	progress := render.NewProgress(stderr, render.ProgressOptions{Live: !f.json && isTerminal(stderr), Total: len(cells.Runs()), Workers: workers})
 	r := &runner.Runner{
 		Guests: t.pool, Agent: t.agent, Run: run, Progress: progress, Workers: workers,
-		BootProven: map[string]bool{doctor.Machine: accel.Proven}, Program: &p, Files: loaded.Files,
+		QEMU: version, BootProven: map[string]bool{doctor.Machine: accel.Proven}, Program: &p, Files: loaded.Files,
 	}
 	runErr := r.Go(ctx, runner.NewLocal(cells.Runs(), save))
 	progress.Close()

@@ -141,7 +141,7 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 	}
 	r := &runner.Runner{
 		Guests: t.pool, Agent: t.agent, Run: run, Known: known, Progress: progress,
-		Workers: jobs(f.jobs, machines), BootProven: map[string]bool{doctor.Machine: accel.Proven},
+		Workers: jobs(f.jobs, machines), QEMU: version, BootProven: map[string]bool{doctor.Machine: accel.Proven},
 	}
 	if f.keep {
 		r.Keep = keeper(stdin, stdout, stderr)
