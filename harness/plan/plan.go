@@ -24,6 +24,9 @@ type Request struct {
 	Kernels   []kernels.Kernel
 	Machines  []machine.Machine
 	Repeat    int // runs of each cell; below 1 counts as 1
+
+	// Others are further kernels that this host has: what a cell skips for its kernel's sake may run on one.
+	Others []kernels.Kernel
 }
 
 // Cell is one scenario variant on one kernel and one machine, to be run once.
@@ -77,7 +80,7 @@ func Make(req Request) (Plan, error) {
 				cell.Machine.NativeHotplug = needs.NativeHotplug
 				cell.Machine.NoIntRemap = needs.NoInterruptRemapping
 				cell.Machine.NVMeSubsystem = needNVMeSubsystem(needs)
-				cell.Skip, cell.Remedy = unfit(needs, k, m)
+				cell.Skip, cell.Remedy = unfit(needs, k, m, req.Others)
 				if cell.Skip != "" || req.Repeat <= 1 {
 					p.Cells = append(p.Cells, cell)
 					continue

@@ -116,12 +116,12 @@ func TestKernelOptionsAndModulesDecide(t *testing.T) {
 		{lab.Needs{MaxKernel: "6.12"}, ""},
 		{lab.Needs{Devices: make([]lab.Device, 5)}, "needs 5 devices, machine intel has 4 root ports"},
 	} {
-		reason, _ := unfit(c.needs, k, named(t, "intel")[0])
+		reason, _ := unfit(c.needs, k, named(t, "intel")[0], nil)
 		assert.Equal(t, reason, c.want)
 	}
-	reason, _ := unfit(lab.Needs{IOMMU: lab.AnyIOMMU}, k, named(t, "virtio")[0])
+	reason, _ := unfit(lab.Needs{IOMMU: lab.AnyIOMMU}, k, named(t, "virtio")[0], nil)
 	assert.Equal(t, reason, "machine virtio needs CONFIG_VIRTIO_IOMMU, which this kernel was built without")
-	reason, _ = unfit(lab.Needs{}, k, named(t, "virtio")[0])
+	reason, _ = unfit(lab.Needs{}, k, named(t, "virtio")[0], nil)
 	assert.Equal(t, reason, "", "a scenario without a device does not mind")
 }
 
@@ -191,4 +191,36 @@ func TestNoInterruptRemapping(t *testing.T) {
 	assert.DeepEqual(t, names(p.Runs()), []string{"attach-one@intremap-off/6.1.192-amd64/intel", "attach-one@plain/6.1.192-amd64/intel"})
 	assert.Equal(t, p.Cells[0].Machine.NoIntRemap, true)
 	assert.Equal(t, p.Cells[1].Machine.NoIntRemap, false)
+}
+
+// What would make a cell run is a kernel that exists: one in the cache, the nearest that fits in everything, by
+// a SPEC that works elsewhere too. Where there is none, the bound is all that can be said.
+func TestRemedyNamesAKernelThatExists(t *testing.T) {
+	others := []kernels.Kernel{
+		{Release: "5.10.223", Specs: []string{"debian:bullseye/5.10"}},
+		{Release: "6.1.192", Specs: []string{"/home/me/linux", "debian:6.1"}},
+		{Release: "6.12.117", Specs: []string{"debian:6.12"}},
+		{Release: "6.19.1", Specs: []string{"/home/me/linux"}},
+		{Release: "7.3.4", Specs: []string{"debian:trixie-backports/7.3"}},
+		{Release: "7.2.12", Specs: []string{"debian:trixie-backports/7.2"}},
+	}
+	for _, c := range []struct {
+		needs  lab.Needs
+		others []kernels.Kernel
+		want   string
+	}{
+		{lab.Needs{MinKernel: "6.19"}, others, "a kernel of 6.19 or newer, for example -k debian:trixie-backports/7.2"},
+		{lab.Needs{MinKernel: "6.19"}, others[:4], "a kernel of 6.19 or newer"},
+		{lab.Needs{MinKernel: "9.0"}, others, "a kernel of 9.0 or newer"},
+		{lab.Needs{MaxKernel: "6.3"}, others, "a kernel of 6.3 or older, for example -k debian:6.1"},
+		{lab.Needs{MaxKernel: "5.4"}, others, "a kernel of 5.4 or older"},
+		{lab.Needs{MinKernel: "6.12", MaxKernel: "7.1"}, others, "a kernel of 7.1 or older, for example -k debian:6.12"},
+	} {
+		k := kernels.Kernel{Release: "6.6.9"}
+		if c.needs.MinKernel == "6.12" {
+			k.Release = "7.3.4"
+		}
+		_, remedy := unfit(c.needs, k, named(t, "intel")[0], c.others)
+		assert.Equal(t, remedy, c.want)
+	}
 }

@@ -163,7 +163,7 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 		return err
 	}
 	machines[0].Accel = accel.Accel
-	cells, err := plan.Make(plan.Request{Catalogue: []lab.Scenario{p.Scenario()}, Kernels: ks, Machines: machines, Repeat: f.repeat})
+	cells, err := plan.Make(plan.Request{Catalogue: []lab.Scenario{p.Scenario()}, Kernels: ks, Machines: machines, Repeat: f.repeat, Others: t.others()})
 	if err != nil {
 		return err
 	}

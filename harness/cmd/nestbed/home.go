@@ -56,6 +56,12 @@ type tools struct {
 	doctor  *doctor.Doctor
 }
 
+// others are the kernels in the cache, for what a plan can only suggest: without them it suggests less.
+func (t *tools) others() []kernels.Kernel {
+	list, _ := t.kernels.List()
+	return list
+}
+
 // defaultKernel is the kernel that is run when none is named, and the one that proves an accelerator.
 const defaultKernel = "debian:6.12"
 

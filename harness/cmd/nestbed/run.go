@@ -113,7 +113,7 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 	for i := range machines {
 		machines[i].Accel = accel.Accel
 	}
-	p, err := plan.Make(plan.Request{Catalogue: lab.All(), Globs: globs, Kernels: ks, Machines: machines, Repeat: f.repeat})
+	p, err := plan.Make(plan.Request{Catalogue: lab.All(), Globs: globs, Kernels: ks, Machines: machines, Repeat: f.repeat, Others: t.others()})
 	if err != nil {
 		return err
 	}
