@@ -26,7 +26,8 @@ type Header struct {
 	Version     string    `json:"version"`
 	Catalogue   string    `json:"catalogue,omitempty"` // hash of the scenarios
 	Host        Host      `json:"host"`
-	QEMU        string    `json:"qemu"`
+	QEMU        string    `json:"qemu"`                  // version
+	QEMUBinary  string    `json:"qemu_binary,omitempty"` // as the user named it; empty: the one in PATH
 	Accelerator string    `json:"accelerator"`
 	Kernels     []Kernel  `json:"kernels"`
 	Cells       []Planned `json:"cells"`

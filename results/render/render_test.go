@@ -267,16 +267,18 @@ func TestRuns(t *testing.T) {
 	assert.Equal(t, out.String(), "no runs yet; nestbed run makes one\n")
 }
 
-func TestRerun(t *testing.T) {
+func TestAgainOfAScenario(t *testing.T) {
 	p := planned("attach-x")
 	p.Variant = "iommufd"
-	assert.Equal(t, Rerun(p), "nestbed run attach-x@iommufd -k debian:6.12 -m intel")
+	assert.Equal(t, Again(results.Header{}, p), "nestbed run attach-x@iommufd -k debian:6.12 -m intel")
 	p.KernelSpec = "/tmp/my kernels/it's"
-	assert.Equal(t, Rerun(p), `nestbed run attach-x@iommufd -k '/tmp/my kernels/it'\''s' -m intel`)
+	assert.Equal(t, Again(results.Header{}, p), `nestbed run attach-x@iommufd -k '/tmp/my kernels/it'\''s' -m intel`)
 	p.KernelSpec = "$(reboot)\x1b[2J"
-	assert.Equal(t, Rerun(p), `nestbed run attach-x@iommufd -k '$(reboot)\x1b[2J' -m intel`)
+	assert.Equal(t, Again(results.Header{}, p), `nestbed run attach-x@iommufd -k '$(reboot)\x1b[2J' -m intel`)
 	p.KernelSpec = ""
-	assert.Equal(t, Rerun(p), "nestbed run attach-x@iommufd -k 6.12.117+deb12-amd64 -m intel")
+	assert.Equal(t, Again(results.Header{}, p), "nestbed run attach-x@iommufd -k 6.12.117+deb12-amd64 -m intel")
+	h := results.Header{QEMUBinary: "/opt/qemu 10/bin/qemu-system-x86_64"}
+	assert.Equal(t, Again(h, p), "nestbed run attach-x@iommufd -k 6.12.117+deb12-amd64 -m intel --qemu '/opt/qemu 10/bin/qemu-system-x86_64'")
 }
 
 func TestEscape(t *testing.T) {

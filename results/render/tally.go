@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -75,15 +76,27 @@ func percent(rate float64) string {
 
 // Again is the command that runs the cell again.
 func Again(h results.Header, cell results.Planned) string {
-	p := h.Program
-	if p == nil {
-		return Rerun(cell)
+	words := []string{"-k", cmp.Or(cell.KernelSpec, cell.Kernel), "-m", cell.Machine}
+	if h.QEMUBinary != "" {
+		words = append(words, "--qemu", h.QEMUBinary)
 	}
-	kernel := cell.KernelSpec
-	if kernel == "" {
-		kernel = cell.Kernel
+	if h.Program == nil {
+		return command(append([]string{"nestbed", "run", cell.Name()}, words...))
 	}
-	words := []string{"-k", kernel, "-m", cell.Machine}
+	return command(append(append([]string{"nestbed", "exec"}, words...), programWords(h.Program)...))
+}
+
+// command quotes words for a shell.
+func command(words []string) string {
+	for i, word := range words {
+		words[i] = quote(word)
+	}
+	return strings.Join(words, " ")
+}
+
+// programWords are nestbed exec's arguments that say what to run.
+func programWords(p *results.Program) []string {
+	var words []string
 	devices := p.Devices
 	if len(devices) == 0 {
 		devices = []string{"none"}
@@ -99,11 +112,7 @@ func Again(h results.Header, cell results.Planned) string {
 	if p.Expect != "" {
 		words = append(words, "--expect", p.Expect)
 	}
-	words = append(append(words, "--", p.Path), p.Args...)
-	for i, word := range words {
-		words[i] = quote(word)
-	}
-	return "nestbed exec " + strings.Join(words, " ")
+	return append(append(words, "--", p.Path), p.Args...)
 }
 
 // What is shown of a program's output.

@@ -110,5 +110,6 @@ func TestAgain(t *testing.T) {
 	} {
 		assert.Equal(t, Again(results.Header{Program: &c.program}, cell), fmt.Sprintf("nestbed exec -k debian:6.12 -m intel %s", c.want))
 	}
-	assert.Equal(t, Again(results.Header{}, planned("x")), Rerun(planned("x")))
+	h := results.Header{QEMUBinary: "./qemu", Program: &results.Program{Path: "/b", Timeout: 1}}
+	assert.Equal(t, Again(h, cell), "nestbed exec -k debian:6.12 -m intel --qemu ./qemu --device none --timeout 1s -- /b")
 }

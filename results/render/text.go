@@ -10,7 +10,6 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 
-	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
 )
 
@@ -119,15 +118,6 @@ func fold(s string, n int) []string {
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-// Rerun is the command that runs a cell again.
-func Rerun(p results.Planned) string {
-	kernel := p.KernelSpec
-	if kernel == "" {
-		kernel = p.Kernel
-	}
-	return "nestbed run " + quote(p.Name()) + " -k " + quote(kernel) + " -m " + quote(p.Machine)
 }
 
 // quote makes an argument safe to paste into a shell.

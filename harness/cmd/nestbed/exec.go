@@ -167,7 +167,7 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 	if err != nil {
 		return err
 	}
-	h := header(cells, ks, accel.NotCovered(), string(accel.Accel), version)
+	h := header(cells, ks, accel.NotCovered(), string(accel.Accel), f.qemu, version)
 	if h.Program, err = f.programOf(args, loaded); err != nil {
 		return err
 	}

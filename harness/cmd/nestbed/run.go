@@ -120,7 +120,7 @@ func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Read
 	if len(p.Cells) == 0 {
 		return errors.New("nothing to run: this nestbed has no scenarios")
 	}
-	run, err := results.Create(t.home.runs, header(p, ks, accel.NotCovered(), string(accel.Accel), version))
+	run, err := results.Create(t.home.runs, header(p, ks, accel.NotCovered(), string(accel.Accel), f.qemu, version))
 	if err != nil {
 		return err
 	}
@@ -290,10 +290,10 @@ func availableMB() int {
 	return 0
 }
 
-func header(p plan.Plan, ks []kernels.Kernel, notCovered []string, accel, qemuVersion string) results.Header {
+func header(p plan.Plan, ks []kernels.Kernel, notCovered []string, accel, binary, qemuVersion string) results.Header {
 	h := results.Header{
 		Args: append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...), Version: version(), Catalogue: lab.Catalogue(),
-		Host: host(), QEMU: qemuVersion, Accelerator: accel, NotCovered: notCovered,
+		Host: host(), QEMU: qemuVersion, QEMUBinary: binary, Accelerator: accel, NotCovered: notCovered,
 	}
 	for _, k := range ks {
 		h.Kernels = append(h.Kernels, results.Kernel{Spec: k.Spec, Release: k.Release, Hash: k.Hash})
