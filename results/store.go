@@ -50,7 +50,7 @@ type Run struct {
 // Create makes a new run in root, which is made when missing. Schema, ID and Started are filled in.
 func Create(root string, h Header) (*Run, error) {
 	if h.Started.IsZero() {
-		h.Started = time.Now()
+		h.Started = time.Now().UTC()
 	}
 	h.Schema = RunSchema
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -77,11 +77,11 @@ func Create(root string, h Header) (*Run, error) {
 	}
 }
 
-// newID sorts by time; the last four digits tell apart runs of one second.
+// newID sorts by time, in UTC: local time goes back an hour in autumn. The last four digits tell apart runs of one second.
 func newID(t time.Time) string {
 	var b [2]byte
 	_, _ = rand.Read(b[:]) // never fails
-	return t.Format("20060102-150405-") + hex.EncodeToString(b[:])
+	return t.UTC().Format("20060102-150405-") + hex.EncodeToString(b[:])
 }
 
 // RefError is a reference to a run or a cell that names none, or more than one.

@@ -384,3 +384,13 @@ func FuzzReadCells(f *testing.F) {
 		assert.Equal(t, len(again), len(cells))
 	})
 }
+
+// Names of runs sort as the runs began, also of the two that a clock on the wall dates alike.
+func TestRunIDIsUTC(t *testing.T) {
+	berlin := func(offset int) *time.Location { return time.FixedZone("", offset*3600) }
+	summer := newID(time.Date(2026, 10, 25, 2, 59, 59, 0, berlin(2)))
+	winter := newID(time.Date(2026, 10, 25, 2, 0, 1, 0, berlin(1)))
+	assert.Equal(t, summer[:15], "20261025-005959")
+	assert.Equal(t, winter[:15], "20261025-010001")
+	assert.Assert(t, summer < winter)
+}
