@@ -16,14 +16,16 @@ type Change string
 
 // The changes, in the order in which a reader wants them. What did not change and is no finding has none.
 const (
-	New   Change = "new"   // the older run had no finding in this cell
-	Worse Change = "worse" // the older run had another finding there, which is gone: one crash became another
-	Gone  Change = "gone"  // the older run had a verdict on the kernel there, the newer one has none
-	Still Change = "still" // the same finding, by its signature
-	Fixed Change = "fixed" // a finding of the older run that the newer one ran and did not have
+	New         Change = "new"          // the older run had a verdict in this cell, and not this finding
+	Worse       Change = "worse"        // the older run had another finding there, which is gone: one crash became another
+	NotCompared Change = "not compared" // a finding where the older run had no verdict on the kernel: nobody knows since when
+	Gone        Change = "gone"         // the older run had a verdict on the kernel there, the newer one has none
+	Still       Change = "still"        // the same finding, by its signature
+	Fixed       Change = "fixed"        // a finding of the older run that the newer one ran and did not have
 )
 
-var changes = []Change{New, Worse, Gone, Still, Fixed}
+// Changes lists them in that order.
+func Changes() []Change { return []Change{New, Worse, NotCompared, Gone, Still, Fixed} }
 
 // Share is K of N verdicts on the kernel; N is more than 1 with repeats.
 type Share struct {
@@ -44,7 +46,7 @@ type Difference struct {
 	New       Share          `json:"new"`
 	Was       string         `json:"was,omitempty"`    // worse: the title before
 	Known     string         `json:"known,omitempty"`  // the known issue that explains it in the run that has it
-	Reason    string         `json:"reason,omitempty"` // gone: why
+	Reason    string         `json:"reason,omitempty"` // gone, not compared: why one run has no verdict
 }
 
 // Comparison is what changed from one run to another.
@@ -52,7 +54,7 @@ type Comparison struct {
 	Schema      string       `json:"schema"`
 	Differences []Difference `json:"differences"` // findings first
 	Alike       int          `json:"alike"`       // cells with a verdict in both runs and a finding in neither
-	Added       int          `json:"added"`       // cells that only the newer run has, without a finding
+	Added       int          `json:"added"`       // cells in which only the newer run has a verdict, without a finding
 	NoVerdict   int          `json:"no_verdict"`  // cells of the newer run that are error or unfinished
 }
 
@@ -67,14 +69,14 @@ func (c Comparison) Count(change Change) int {
 	return n
 }
 
-// ExitStatus is 2 if the newer run has cells that are error or unfinished, else 1 if something is new or
-// worse that no known issue explains, else 0.
+// ExitStatus is 2 if the newer run has cells that are error or unfinished, else 1 if something is new, worse
+// or not compared that no known issue explains, else 0.
 func (c Comparison) ExitStatus() int {
 	if c.NoVerdict > 0 {
 		return 2
 	}
 	if slices.ContainsFunc(c.Differences, func(d Difference) bool {
-		return (d.Change == New || d.Change == Worse) && d.Known == ""
+		return slices.Contains([]Change{New, Worse, NotCompared}, d.Change) && d.Known == ""
 	}) {
 		return 1
 	}
@@ -108,14 +110,16 @@ func Compare(older, newer []Cell) Comparison {
 		found := differences(before[k], after[k])
 		out.Differences = append(out.Differences, found...)
 		if len(found) == 0 {
-			switch {
-			case before[k] == nil && after[k].judged > 0:
+			switch b, a := before[k], after[k]; {
+			case a == nil || a.judged == 0:
+			case b == nil || b.judged == 0:
 				out.Added++
-			case before[k] != nil && after[k] != nil && after[k].judged > 0:
+			default:
 				out.Alike++
 			}
 		}
 	}
+	changes := Changes()
 	slices.SortFunc(out.Differences, func(a, b Difference) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(changes, a.Change), slices.Index(changes, b.Change)),
@@ -199,6 +203,8 @@ func differences(before, after *group) []Difference {
 		switch {
 		case before.count[c.Signature] > 0:
 			d.Change = Still
+		case before.judged == 0:
+			d.Change, d.Reason = NotCompared, before.missing("older")
 		case len(lost) > 0:
 			d.Change, d.Was = Worse, lost[0].Title
 			lost = lost[1:]
@@ -232,17 +238,22 @@ func (g *group) gone(after *group) Difference {
 	d := Difference{
 		Change: Gone, Scenario: c.Name(), Kernel: c.Kernel, Machine: c.Machine, Verdict: c.Verdict,
 		Title: c.Title, Signature: c.Signature, Known: c.Known,
-		Old: Share{g.judged, g.judged}, Reason: "not in the newer run",
+		Old: Share{g.judged, g.judged}, Reason: after.missing("newer"),
 	}
 	if len(g.findings) > 0 {
 		d.Old.K = g.count[c.Signature]
 	}
-	switch w := after.without; {
-	case w.Scenario == "":
-	case w.Verdict == record.Invalid:
-		d.Reason = "unfinished"
-	default:
-		d.Reason = fmt.Sprintf("%s: %s", w.Verdict, w.Title)
-	}
 	return d
+}
+
+// missing says why a run, the older or the newer one, has no verdict on the kernel here.
+func (g *group) missing(run string) string {
+	switch w := g.without; {
+	case w.Scenario == "":
+		return "not in the " + run + " run"
+	case w.Verdict == record.Invalid:
+		return "unfinished in the " + run + " run"
+	default:
+		return fmt.Sprintf("%s in the %s run: %s", w.Verdict, run, w.Title)
+	}
 }

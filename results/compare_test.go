@@ -61,14 +61,17 @@ func TestCompare(t *testing.T) {
 	}{
 		{"nothing", []string{"a 6.1 pass -"}, []string{"a 6.12 pass -"}, nil, 0, 1, 0},
 		{"new", []string{"a 6.1 pass -"}, []string{"a 6.12 crash oops"}, []string{"new a oops 0/1 1/1"}, 1, 0, 0},
-		{"new where it did not run", []string{"a 6.1 skip -"}, []string{"a 6.12 crash oops"}, []string{"new a oops 0/0 1/1"}, 1, 0, 0},
+		{"a finding where it did not run", []string{"a 6.1 skip -"}, []string{"a 6.12 crash oops"}, []string{"not compared a oops 0/0 1/1 because skip in the older run: -"}, 1, 0, 0},
+		{"not in the older run", []string{"b 6.1 pass -"}, []string{"a 6.12 crash oops", "b 6.12 pass -"}, []string{"not compared a oops 0/0 1/1 because not in the older run"}, 1, 1, 0},
+		{"unfinished, explained", []string{"a 6.1 invalid -"}, []string{"a 6.12 known oops"}, []string{"not compared a oops 0/0 1/1 because unfinished in the older run"}, 0, 0, 0},
+		{"a pass where it did not run", []string{"a 6.1 skip -"}, []string{"a 6.12 pass -"}, nil, 0, 0, 1},
 		{"new, explained", []string{"a 6.1 pass -"}, []string{"a 6.12 known oops"}, []string{"new a oops 0/1 1/1"}, 0, 0, 0},
 		{"fixed", []string{"a 6.1 fail wrong"}, []string{"a 6.1 pass -"}, []string{"fixed a wrong 1/1 0/1"}, 0, 0, 0},
 		{"still, explained since", []string{"a 6.1 crash oops"}, []string{"a 6.1 known oops"}, []string{"still a oops 1/1 1/1"}, 0, 0, 0},
 		{"another crash", []string{"a 6.1 crash oops"}, []string{"a 6.1 crash warn"}, []string{"worse a warn 0/1 1/1 was oops"}, 1, 0, 0},
 		{"a crash became a hang", []string{"a 6.1 crash oops"}, []string{"a 6.1 hang stuck"}, []string{"worse a stuck 0/1 1/1 was oops"}, 1, 0, 0},
 		{"gone", []string{"a 6.1 crash oops", "b 6.1 pass -", "c 6.1 pass -"}, []string{"a 6.12 skip -", "b 6.12 invalid -"},
-			[]string{"gone a oops 1/1 0/0 because skip: -", "gone b - 1/1 0/0 because unfinished", "gone c - 1/1 0/0 because not in the newer run"}, 2, 0, 0},
+			[]string{"gone a oops 1/1 0/0 because skip in the newer run: -", "gone b - 1/1 0/0 because unfinished in the newer run", "gone c - 1/1 0/0 because not in the newer run"}, 2, 0, 0},
 		{"added", nil, []string{"a 6.1 pass -"}, nil, 0, 0, 1},
 		{"skipped in both", []string{"a 6.1 skip -"}, []string{"a 6.1 skip -"}, nil, 0, 0, 0},
 		{"repeats", []string{"a 6.1 crash oops", "a 6.1 pass -", "a 6.1 crash oops"}, []string{"a 6.1 pass -", "a 6.1 crash oops", "a 6.1 crash warn"},
@@ -76,7 +79,7 @@ func TestCompare(t *testing.T) {
 		{"several kernels pair by release", []string{"a 6.1 pass -", "a 6.12 crash oops"}, []string{"a 6.12 pass -", "a 6.1 pass -"},
 			[]string{"fixed a oops 1/1 0/1"}, 0, 1, 0},
 		{"an error is no verdict", []string{"a 6.1 pass -", "b 6.1 pass -"}, []string{"a 6.1 error ours", "b 6.1 pass -"},
-			[]string{"gone a - 1/1 0/0 because error: ours"}, 2, 1, 0},
+			[]string{"gone a - 1/1 0/0 because error in the newer run: ours"}, 2, 1, 0},
 	} {
 		got := Compare(cells(t, c.old...), cells(t, c.new...))
 		assert.DeepEqual(t, told(got), c.want)

@@ -39,7 +39,7 @@ func Compare(w io.Writer, older, newer results.Header, c results.Comparison) err
 		fmt.Fprintln(&out)
 	}
 	var parts []string
-	for _, change := range []results.Change{results.New, results.Worse, results.Gone, results.Still, results.Fixed} {
+	for _, change := range results.Changes() {
 		if n := c.Count(change); n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, change))
 		}
@@ -49,7 +49,7 @@ func Compare(w io.Writer, older, newer results.Header, c results.Comparison) err
 	}
 	line := strings.Join(parts, ", ") + fmt.Sprintf("; %s alike", plural(c.Alike, "other cell"))
 	if c.Added > 0 {
-		line += fmt.Sprintf(", %d only in the newer run", c.Added)
+		line += fmt.Sprintf(", %d with a verdict only in the newer run", c.Added)
 	}
 	fmt.Fprintln(&out, line)
 	if c.NoVerdict > 0 {
@@ -96,6 +96,8 @@ func describe(d results.Difference) []string {
 	switch d.Change {
 	case results.Worse:
 		return []string{title, "was: " + d.Was}
+	case results.NotCompared:
+		return []string{title, d.Reason}
 	case results.Gone:
 		if d.Signature == "" {
 			return []string{d.Reason}

@@ -141,6 +141,7 @@ func TestCompareText(t *testing.T) {
 		cell("a-fixed", "intel", record.Pass, ""), cell("b-still", "intel", record.Crash, "BUG: two"),
 		cell("c-worse", "intel", record.Crash, "BUG: three"+evil), cell("d-new", "intel", record.Hang, "no progress"),
 		cell("e-gone", "intel", record.Skip, "needs more"), cell("q", "virtio", record.Error, "no disk"),
+		cell("r-added", "intel", record.Fail, "nobody looked before"),
 	}
 	h := func(id, qemu string) results.Header {
 		return results.Header{ID: id, QEMU: qemu, Accelerator: "tcg", Kernels: []results.Kernel{{Release: "6.12"}}, Cells: make([]results.Planned, 3)}

@@ -17,12 +17,19 @@ func newCompare() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare RUN RUN",
 		Short: "what a newer run has that an older one had not, and the other way round",
-		Long: `Compares two runs, the older one first, cell by cell: new findings, worse (a cell whose finding became another one, by its
-signature), gone (no verdict any more, and why), still, fixed. Two runs of one kernel each are compared
-kernel against kernel, several kernels by their release. Repeats count together: "2 of 10".
+		Long: `Compares two runs, the older one first, cell by cell. Two runs of one kernel each are compared kernel against
+kernel, several kernels by their release. Repeats count together: "2 of 10". A finding is told by its signature:
 
-RUN is an id, a unique prefix of one, "last", or a run's folder. Exit status: 1 if something is new or
-worse that no known issue explains, 2 if the newer run has cells without a verdict, else 0.`,
+  new           the older run had a verdict in the cell, and not this finding
+  worse         a finding that became another one
+  not compared  a finding in a cell for which the older run has no verdict, and why: nobody knows since when
+  gone          the newer run has no verdict any more, and why
+  still, fixed
+
+RUN is an id, a unique prefix of one, "last", or a run's folder.
+
+Exit status: 2 if the newer run has cells that are error or unfinished; else 1 if something is new, worse or not
+compared that no known issue explains; else 0.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return errors.New("compare which two runs? nestbed compare OLD NEW (nestbed list runs shows them)")
