@@ -14,10 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nestbed/nestbed/harness/doctor"
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
-	"github.com/nestbed/nestbed/harness/qemu"
 	"github.com/nestbed/nestbed/harness/repro"
 	"github.com/nestbed/nestbed/harness/runner"
 	"github.com/nestbed/nestbed/results"
@@ -27,13 +25,11 @@ import (
 )
 
 type execFlags struct {
+	cellFlags
 	kernel, machine string
 	devices         []string
-	repeat, jobs    int
 	expect          string
 	timeout         time.Duration
-	json            bool
-	output, qemu    string
 }
 
 func newExec() *cobra.Command {
@@ -90,21 +86,16 @@ To bisect to the commit that broke it, where 0 must say that the kernel is good 
 	flags.StringVarP(&f.machine, "machine", "m", "intel", "machine by its vIOMMU: "+strings.Join(machine.Names(), ", "))
 	flags.StringSliceVar(&f.devices, "device", []string{lab.EDU.Name}, "device to bind, may be repeated; none: no device")
 	flags.IntVar(&f.repeat, "repeat", 1, "run it so often, each time in a guest of its own")
-	flags.IntVarP(&f.jobs, "jobs", "j", 0, "guests at once (default: one per CPU, as memory allows)")
 	flags.StringVar(&f.expect, "expect", "", "title of the kernel report that PROG is to provoke, a regular expression")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "PROG is killed after so long; more on a slow guest")
 	flags.BoolVar(&f.json, "json", false, "one JSON object per line: the cells, then their tally")
-	flags.StringVar(&f.output, "output", "", "folder for runs (default: $XDG_STATE_HOME/nestbed/runs)")
-	flags.StringVar(&f.qemu, "qemu", "", "QEMU binary (default: "+qemu.DefaultBinary+" in PATH)")
+	f.add(flags)
 	return cmd
 }
 
 // program is what the flags ask for, without the program itself.
 func (f execFlags) program() (lab.Program, error) {
 	p := lab.Program{Timeout: f.timeout, Reproducer: f.expect != ""}
-	if f.repeat < 1 || f.jobs < 0 {
-		return p, errors.New("--repeat and --jobs take a number from 1")
-	}
 	if f.timeout <= 0 {
 		return p, errors.New("--timeout takes a time, such as 30s or 5m")
 	}
@@ -133,8 +124,8 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 	if err != nil {
 		return err
 	}
-	machines, err := namedMachines([]string{f.machine})
-	if err != nil {
+	f.kernels, f.machines = []string{f.kernel}, []string{f.machine}
+	if _, err := f.check(); err != nil { // before PROG is compiled
 		return err
 	}
 	loaded, err := repro.Load(ctx, args[0], args[1:])
@@ -145,63 +136,16 @@ func execProgram(ctx context.Context, f execFlags, args []string, stdout, stderr
 		fmt.Fprintln(stderr, render.EscapeLines(loaded.Warnings))
 	}
 	p.Name, p.Argv = loaded.Name, loaded.Argv
-	path, version, err := qemu.Find(f.qemu)
+	cells, err := f.prepare(ctx, plan.Request{Catalogue: []lab.Scenario{p.Scenario()}}, stderr)
 	if err != nil {
 		return err
 	}
-	say := func(s string) { fmt.Fprintln(stderr, "nestbed: "+render.Escape(s)) }
-	t, err := openTools(f.output, path, say)
-	if err != nil {
+	if cells.header.Program, err = f.programOf(args, loaded); err != nil {
 		return err
 	}
-	ks, err := resolve(ctx, t.kernels, []string{f.kernel}, say)
-	if err != nil {
-		return err
-	}
-	accel, err := t.doctor.Choose(ctx)
-	if err != nil {
-		return err
-	}
-	machines[0].Accel = accel.Accel
-	cells, err := plan.Make(plan.Request{Catalogue: []lab.Scenario{p.Scenario()}, Kernels: ks, Machines: machines, Repeat: f.repeat, Others: t.others()})
-	if err != nil {
-		return err
-	}
-	h := header(cells, ks, accel.NotCovered(), string(accel.Accel), f.qemu, version)
-	if h.Program, err = f.programOf(args, loaded); err != nil {
-		return err
-	}
-	run, err := results.Create(t.home.runs, h)
-	if err != nil {
-		return err
-	}
-	defer run.Close()
-
-	save := func(c results.Cell) error {
-		if err := run.Append(c); err != nil || !f.json {
-			return err
-		}
-		return render.JSON(stdout, run, c)
-	}
-	if f.json {
-		if err := eachJSON(stdout, run); err != nil { // what the plan skipped: nothing else has a verdict yet
-			return err
-		}
-	}
-	workers := jobs(f.jobs, machines)
-	progress := render.NewProgress(stderr, render.ProgressOptions{Live: !f.json && isTerminal(stderr), Total: len(cells.Runs()), Workers: workers})
-	r := &runner.Runner{
-		Guests: t.pool, Agent: t.agent, Run: run, Progress: progress, Workers: workers,
-		QEMU: version, BootProven: map[string]bool{doctor.Machine: accel.Proven}, Program: &p, Files: loaded.Files,
-	}
-	runErr := r.Go(ctx, runner.NewLocal(cells.Runs(), save))
-	progress.Close()
-	status := f.report(run, stdout)
-	if runErr != nil {
-		complain(stderr, fmt.Errorf("the run ended early: %w", runErr))
-		return statusError(2)
-	}
-	return status
+	return cells.run(ctx, &runner.Runner{Program: &p, Files: loaded.Files}, stdout, stderr, func(run *results.Run) error {
+		return f.report(run, stdout)
+	})
 }
 
 // programOf is the program as the run's files tell of it.
@@ -248,20 +192,6 @@ func (f execFlags) report(run *results.Run, stdout io.Writer) error {
 		ref = run.Dir()
 	}
 	return errors.Join(render.Footer(stdout, run.Header().NotCovered, ref), tallied(tally))
-}
-
-// eachJSON writes the cells that have a verdict.
-func eachJSON(w io.Writer, run *results.Run) error {
-	cells, err := run.Cells()
-	if err != nil {
-		return err
-	}
-	for _, c := range cells {
-		if err := render.JSON(w, run, c); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func tallied(t results.Tally) error {

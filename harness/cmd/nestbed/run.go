@@ -6,23 +6,16 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"github.com/nestbed/nestbed/harness/doctor"
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
-	"github.com/nestbed/nestbed/harness/qemu"
 	"github.com/nestbed/nestbed/harness/runner"
-	"github.com/nestbed/nestbed/kernels"
 	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
 	"github.com/nestbed/nestbed/results/render"
@@ -32,16 +25,10 @@ import (
 )
 
 type runFlags struct {
-	kernels  []string
-	machines []string
-	jobs     int
-	repeat   int
-	json     bool
-	output   string
-	keep     bool
-	known    string
-	noKnown  bool
-	qemu     string
+	cellFlags
+	keep    bool
+	known   string
+	noKnown bool
 }
 
 func newRun() *cobra.Command {
@@ -64,97 +51,37 @@ Exit status: 0 all well or known, 1 a cell is fail, crash or hang, 2 error, unfi
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&f.kernels, "kernel", "k", []string{defaultKernel}, "kernel SPEC, may be repeated (nestbed kernel add --help)")
 	flags.StringSliceVarP(&f.machines, "machine", "m", []string{"intel"}, "machine by its vIOMMU: "+strings.Join(machine.Names(), ", "))
-	flags.IntVarP(&f.jobs, "jobs", "j", 0, "guests at once (default: one per CPU, as memory allows)")
 	flags.IntVar(&f.repeat, "repeat", 1, "run every cell so often")
 	flags.BoolVar(&f.json, "json", false, "one JSON object per cell per line")
-	flags.StringVar(&f.output, "output", "", "folder for runs (default: $XDG_STATE_HOME/nestbed/runs)")
 	flags.BoolVar(&f.keep, "keep", false, "open a shell in the guest of a cell that ends badly, before it ends")
 	flags.StringVar(&f.known, "known", "", "known-issues file instead of the one that ships with nestbed")
 	flags.BoolVar(&f.noKnown, "no-known", false, "consult no known issues: show every verdict raw")
-	flags.StringVar(&f.qemu, "qemu", "", "QEMU binary (default: "+qemu.DefaultBinary+" in PATH)")
+	f.add(flags)
 	cmd.MarkFlagsMutuallyExclusive("known", "no-known")
 	cmd.MarkFlagsMutuallyExclusive("json", "keep")
 	return cmd
 }
 
 func runScenarios(ctx context.Context, f runFlags, globs []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	if f.repeat < 1 || f.jobs < 0 {
-		return errors.New("--repeat and --jobs take a number from 1")
-	}
 	known, err := loadKnown(f)
 	if err != nil {
 		return err
 	}
-	// What can be wrong without booting anything is said first.
-	machines, err := namedMachines(f.machines)
+	p, err := f.prepare(ctx, plan.Request{Catalogue: lab.All(), Globs: globs}, stderr)
 	if err != nil {
 		return err
 	}
-	if _, err := plan.Make(plan.Request{Catalogue: lab.All(), Globs: globs}); err != nil {
-		return err
-	}
-	path, version, err := qemu.Find(f.qemu)
-	if err != nil {
-		return err
-	}
-	say := func(s string) { fmt.Fprintln(stderr, "nestbed: "+render.Escape(s)) }
-	t, err := openTools(f.output, path, say)
-	if err != nil {
-		return err
-	}
-	ks, err := resolve(ctx, t.kernels, f.kernels, say)
-	if err != nil {
-		return err
-	}
-	accel, err := t.doctor.Choose(ctx)
-	if err != nil {
-		return err
-	}
-	for i := range machines {
-		machines[i].Accel = accel.Accel
-	}
-	p, err := plan.Make(plan.Request{Catalogue: lab.All(), Globs: globs, Kernels: ks, Machines: machines, Repeat: f.repeat, Others: t.others()})
-	if err != nil {
-		return err
-	}
-	if len(p.Cells) == 0 {
+	if len(p.plan.Cells) == 0 {
 		return errors.New("nothing to run: this nestbed has no scenarios")
 	}
-	run, err := results.Create(t.home.runs, header(p, ks, accel.NotCovered(), string(accel.Accel), f.qemu, version))
-	if err != nil {
-		return err
-	}
-	defer run.Close()
-
-	live := !f.json && !f.keep && isTerminal(stderr)
-	progress := render.NewProgress(stderr, render.ProgressOptions{Live: live, Total: len(p.Runs()), Workers: jobs(f.jobs, machines)})
-	save := func(c results.Cell) error {
-		if err := run.Append(c); err != nil || !f.json {
-			return err
-		}
-		return render.JSON(stdout, run, c)
-	}
-	if f.json {
-		if err := eachJSON(stdout, run); err != nil { // what the plan skipped: nothing else has a verdict yet
-			return err
-		}
-	}
-	r := &runner.Runner{
-		Guests: t.pool, Agent: t.agent, Run: run, Known: known, Progress: progress,
-		Workers: jobs(f.jobs, machines), QEMU: version, BootProven: map[string]bool{doctor.Machine: accel.Proven},
-	}
+	r := &runner.Runner{Known: known}
 	if f.keep {
 		r.Keep = keeper(stdin, stdout, stderr)
 	}
 	began := time.Now()
-	runErr := r.Go(ctx, runner.NewLocal(p.Runs(), save))
-	progress.Close()
-	reported := report(run, known, f, time.Since(began), stdout)
-	if runErr != nil {
-		complain(stderr, fmt.Errorf("the run ended early: %w", runErr))
-		return statusError(2)
-	}
-	return reported
+	return p.run(ctx, r, stdout, stderr, func(run *results.Run) error {
+		return report(run, known, f, time.Since(began), stdout)
+	})
 }
 
 // keeper opens a shell in each guest that it is given, one at a time.
@@ -227,99 +154,6 @@ func loadKnown(f runFlags) (results.Known, error) {
 		return results.LoadKnown(f.known)
 	}
 	return results.ShippedKnown()
-}
-
-func namedMachines(names []string) ([]machine.Machine, error) {
-	var ms []machine.Machine
-	for _, name := range names {
-		m, err := machine.Named(name)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.ContainsFunc(ms, func(other machine.Machine) bool { return other.Name == m.Name }) {
-			ms = append(ms, m)
-		}
-	}
-	return ms, nil
-}
-
-// resolve finds the kernels, each once, and shows imports as they go.
-func resolve(ctx context.Context, cache *kernels.Cache, specs []string, say func(string)) ([]kernels.Kernel, error) {
-	var ks []kernels.Kernel
-	byRelease := map[string]kernels.Kernel{}
-	for _, spec := range specs {
-		k, err := cache.Resolve(ctx, spec, say)
-		if err != nil {
-			return nil, err
-		}
-		switch other, ok := byRelease[k.Release]; {
-		case !ok:
-			ks = append(ks, k)
-			byRelease[k.Release] = k
-		case other.Hash != k.Hash: // a cell is named by its kernel's release
-			return nil, fmt.Errorf("%s and %s are different kernels that both call themselves %s: set CONFIG_LOCALVERSION in one, or run one at a time", other.Spec, spec, k.Release)
-		}
-	}
-	return ks, nil
-}
-
-// jobs is how many guests run at once: as many as asked for, or one per CPU as far as memory goes.
-func jobs(asked int, machines []machine.Machine) int {
-	if asked > 0 {
-		return asked
-	}
-	largest := 1
-	for _, m := range machines {
-		largest = max(largest, m.MemoryMB)
-	}
-	const qemuMB = 256 // QEMU's own, translated code included
-	return max(1, min(runtime.NumCPU(), availableMB()/(largest+qemuMB)))
-}
-
-func availableMB() int {
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		var kb int
-		if _, err := fmt.Sscanf(line, "MemAvailable: %d kB", &kb); err == nil {
-			return kb >> 10
-		}
-	}
-	return 0
-}
-
-func header(p plan.Plan, ks []kernels.Kernel, notCovered []string, accel, binary, qemuVersion string) results.Header {
-	h := results.Header{
-		Args: append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...), Version: version(), Catalogue: lab.Catalogue(),
-		Host: host(), QEMU: qemuVersion, QEMUBinary: binary, Accelerator: accel, NotCovered: notCovered,
-	}
-	for _, k := range ks {
-		h.Kernels = append(h.Kernels, results.Kernel{Spec: k.Spec, Release: k.Release, Hash: k.Hash})
-	}
-	for _, c := range p.Cells {
-		planned := runner.Planned(c)
-		if c.Skip != "" {
-			h.Skips = append(h.Skips, results.Skip{Planned: planned, Reason: c.Skip, Remedy: c.Remedy})
-		} else {
-			h.Cells = append(h.Cells, planned)
-		}
-	}
-	return h
-}
-
-func host() results.Host {
-	h := results.Host{CPUs: runtime.NumCPU()}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		h.Kernel = unix.ByteSliceToString(name.Release[:])
-	}
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) == nil {
-		h.MemoryMB = int(uint64(info.Totalram) * uint64(info.Unit) >> 20)
-	}
-	return h
 }
 
 func isTerminal(w io.Writer) bool {
