@@ -2,13 +2,10 @@ package guest
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -101,31 +98,4 @@ func (g *Guest) shell(conn net.Conn, t Terminal, command string) (int, error) {
 		return exit.ExitStatus(), nil
 	}
 	return -1, err
-}
-
-// WriteSSHConfig makes what OpenSSH's programs need in the folder dir, for as long as this guest lives:
-// `ssh -F dir/config guest` and `scp -O -F dir/config FILE guest:` reach it through proxyCommand, a
-// command that connects its standard input and output to control.PortShell.
-func (g *Guest) WriteSSHConfig(dir, proxyCommand string) error {
-	block, err := ssh.MarshalPrivateKey(g.login, "")
-	if err != nil {
-		return fmt.Errorf("write ssh config: %w", err)
-	}
-	config := "Host guest\n" +
-		"  User root\n" +
-		"  ProxyCommand " + proxyCommand + "\n" +
-		"  IdentityFile " + filepath.Join(dir, "id_ed25519") + "\n" +
-		"  IdentitiesOnly yes\n" +
-		"  UserKnownHostsFile " + filepath.Join(dir, "known_hosts") + "\n" +
-		"  StrictHostKeyChecking yes\n"
-	for name, data := range map[string][]byte{
-		"id_ed25519":  pem.EncodeToMemory(block),
-		"known_hosts": append([]byte("guest "), ssh.MarshalAuthorizedKey(g.hostKey)...),
-		"config":      []byte(config),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return fmt.Errorf("write ssh config: %w", err)
-		}
-	}
-	return nil
 }

@@ -15,13 +15,11 @@ const askTimeout = time.Minute
 
 // Capabilities is what one QEMU can do, as it says itself.
 type Capabilities struct {
-	Path         string
-	Version      string              // "7.2.22"
-	Machines     []string            // machine types, aliases included
-	Devices      map[string][]string // by name; properties only of those in machine.Drivers
-	CPUs         []string            // CPU models
-	Accelerators []string            // compiled in: "kvm", "tcg"; not necessarily usable
-	Traces       []string            // trace events
+	Path     string
+	Version  string              // "7.2.22"
+	Machines []string            // machine types, aliases included
+	Devices  map[string][]string // by name; properties only of those in machine.Drivers
+	Traces   []string            // trace events
 }
 
 // HasMachine says whether there is a machine type of that name or alias.
@@ -37,12 +35,6 @@ func (c Capabilities) HasDevice(name string) bool {
 func (c Capabilities) HasProperty(device, property string) bool {
 	return slices.Contains(c.Devices[device], property)
 }
-
-// HasCPU says whether there is a CPU model of that name.
-func (c Capabilities) HasCPU(name string) bool { return slices.Contains(c.CPUs, name) }
-
-// HasAccelerator says whether an accelerator is compiled in. Only a boot proves that it works.
-func (c Capabilities) HasAccelerator(name string) bool { return slices.Contains(c.Accelerators, name) }
 
 // HasTrace says whether there is a trace event of that name.
 func (c Capabilities) HasTrace(event string) bool { return slices.Contains(c.Traces, event) }
@@ -83,22 +75,11 @@ func Ask(ctx context.Context, binary string) (c Capabilities, err error) {
 		}
 		return names
 	}
-	types := func(implements string) []string {
-		return ask("qom-list-types", map[string]any{"implements": implements, "abstract": false})
-	}
-
 	c.Machines = ask("query-machines", nil)
-	c.CPUs = ask("query-cpu-definitions", nil)
 	c.Traces = ask("trace-event-get-state", map[string]string{"name": "*"})
-	for _, name := range types("accel") {
-		const suffix = "-accel"
-		if len(name) > len(suffix) {
-			c.Accelerators = append(c.Accelerators, name[:len(name)-len(suffix)])
-		}
-	}
 	c.Devices = make(map[string][]string)
 	ours := machine.Drivers()
-	for _, name := range types("device") {
+	for _, name := range ask("qom-list-types", map[string]any{"implements": "device", "abstract": false}) {
 		c.Devices[name] = nil
 		// Not of every device: among hundreds, some abort QEMU 7.2 when they are asked.
 		if slices.Contains(ours, name) {

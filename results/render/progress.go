@@ -126,9 +126,6 @@ func (p *Progress) End(n int, c results.Cell) {
 	p.print(line)
 }
 
-// Note writes a line of its own.
-func (p *Progress) Note(s string) { p.print(fit(s, 4*width) + "\n") }
-
 // print writes whole lines. p.mu is not held: mpb's own goroutine takes it to draw.
 func (p *Progress) print(lines string) {
 	p.mu.Lock()
