@@ -242,7 +242,12 @@ type nvmeSubsystem struct{}
 
 const nvmeSubsystemID = "nvmes"
 
-func (nvmeSubsystem) args() []string  { return []string{"-device", "nvme-subsys,id=" + nvmeSubsystemID} }
+// NVMeSubsystemDriver is QEMU's name for what a Device with NVMeSubsystem belongs to.
+const NVMeSubsystemDriver = "nvme-subsys"
+
+func (nvmeSubsystem) args() []string {
+	return []string{"-device", NVMeSubsystemDriver + ",id=" + nvmeSubsystemID}
+}
 func (nvmeSubsystem) words() []string { return nil }
 
 // rootPorts are empty; devices under test are hot-added behind them. Each is a slot of its own, so that each

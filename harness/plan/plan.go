@@ -1,7 +1,7 @@
 // Package plan turns a request (scenarios, kernels, machines, repeats) into cells: what will be run, and
 // what will not, with the reason and what would change it.
 //
-// It is pure: it asks neither the disk nor QEMU, so that a plan can be tested and a run can show it
+// It is pure: it asks neither the disk nor QEMU (what that can do it is told), so that a plan can be tested and a run can show it
 // before anything boots. It does not decide how cells are run (harness/runner) or what they end as
 // (results).
 package plan
@@ -27,6 +27,14 @@ type Request struct {
 
 	// Others are further kernels that this host has: what a cell skips for its kernel's sake may run on one.
 	Others []kernels.Kernel
+
+	QEMU QEMU // what it can do; nil: everything
+}
+
+// QEMU says what one QEMU has of what devices under test are made of: qemu.Capabilities does.
+type QEMU interface {
+	HasDevice(driver string) bool
+	HasProperty(driver, property string) bool
 }
 
 // Cell is one scenario variant on one kernel and one machine, to be run once.
@@ -80,7 +88,7 @@ func Make(req Request) (Plan, error) {
 				cell.Machine.NativeHotplug = needs.NativeHotplug
 				cell.Machine.NoIntRemap = needs.NoInterruptRemapping
 				cell.Machine.NVMeSubsystem = needNVMeSubsystem(needs)
-				cell.Skip, cell.Remedy = unfit(needs, k, m, req.Others)
+				cell.Skip, cell.Remedy = req.unfit(needs, k, m)
 				if cell.Skip != "" || req.Repeat <= 1 {
 					p.Cells = append(p.Cells, cell)
 					continue

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -116,12 +117,12 @@ func TestKernelOptionsAndModulesDecide(t *testing.T) {
 		{lab.Needs{MaxKernel: "6.12"}, ""},
 		{lab.Needs{Devices: make([]lab.Device, 5)}, "needs 5 devices, machine intel has 4 root ports"},
 	} {
-		reason, _ := unfit(c.needs, k, named(t, "intel")[0], nil)
+		reason, _ := Request{}.unfit(c.needs, k, named(t, "intel")[0])
 		assert.Equal(t, reason, c.want)
 	}
-	reason, _ := unfit(lab.Needs{IOMMU: lab.AnyIOMMU}, k, named(t, "virtio")[0], nil)
+	reason, _ := Request{}.unfit(lab.Needs{IOMMU: lab.AnyIOMMU}, k, named(t, "virtio")[0])
 	assert.Equal(t, reason, "machine virtio needs CONFIG_VIRTIO_IOMMU, which this kernel was built without")
-	reason, _ = unfit(lab.Needs{}, k, named(t, "virtio")[0], nil)
+	reason, _ = Request{}.unfit(lab.Needs{}, k, named(t, "virtio")[0])
 	assert.Equal(t, reason, "", "a scenario without a device does not mind")
 }
 
@@ -220,7 +221,33 @@ func TestRemedyNamesAKernelThatExists(t *testing.T) {
 		if c.needs.MinKernel == "6.12" {
 			k.Release = "7.3.4"
 		}
-		_, remedy := unfit(c.needs, k, named(t, "intel")[0], c.others)
+		_, remedy := Request{Others: c.others}.unfit(c.needs, k, named(t, "intel")[0])
 		assert.Equal(t, remedy, c.want)
+	}
+}
+
+// oldQEMU has everything but what is named, as DEVICE or DEVICE.PROPERTY.
+type oldQEMU []string
+
+func (q oldQEMU) HasDevice(d string) bool      { return !slices.Contains(q, d) }
+func (q oldQEMU) HasProperty(d, p string) bool { return !slices.Contains(q, d+"."+p) }
+
+// What a device is made of and this QEMU does not know is a skip: device_add would make it an error of ours.
+func TestQEMUDecides(t *testing.T) {
+	k, m := kernels.Kernel{Release: "6.12.9"}, named(t, "intel")[0]
+	for _, c := range []struct {
+		device lab.Device
+		lacks  oldQEMU
+		want   string
+	}{
+		{lab.NVMeSRIOV, nil, ""},
+		{lab.NVMeSRIOV, oldQEMU{"nvme.sriov_max_vfs", "nvme.sriov_vi_flexible"}, "needs sriov_max_vfs of QEMU's device nvme, which this QEMU does not have"},
+		{lab.NVMeSRIOV, oldQEMU{"nvme-subsys"}, "needs QEMU's device nvme-subsys, which this QEMU does not have"},
+		{lab.NVMe, oldQEMU{"nvme.sriov_max_vfs", "nvme-subsys"}, ""},
+		{lab.E1000E, oldQEMU{"e1000e"}, "needs QEMU's device e1000e, which this QEMU does not have"},
+	} {
+		reason, remedy := Request{QEMU: c.lacks}.unfit(lab.Needs{Devices: []lab.Device{lab.EDU, c.device}}, k, m)
+		assert.Equal(t, reason, c.want)
+		assert.Equal(t, remedy != "", reason != "")
 	}
 }

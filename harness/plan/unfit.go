@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,15 +12,18 @@ import (
 )
 
 // unfit says why a scenario with these needs cannot run on this kernel and machine, and what would make it
-// run; both empty if it can. What only the guest can tell is left to the scenario. Of the others, kernels that
-// this host has, the remedy names one that would do.
-func unfit(needs lab.Needs, k kernels.Kernel, m machine.Machine, others []kernels.Kernel) (reason, remedy string) {
+// run; both empty if it can. What only the guest can tell is left to the scenario. Of the other
+// kernels that this host has, the remedy names one that would do.
+func (r Request) unfit(needs lab.Needs, k kernels.Kernel, m machine.Machine) (reason, remedy string) {
 	if reason, remedy := unfitMachine(needs, m); reason != "" {
 		return reason, remedy
 	}
+	if reason := unfitQEMU(needs, r.QEMU); reason != "" {
+		return reason, "a newer QEMU (--qemu PATH)"
+	}
 	for _, judge := range []func(lab.Needs, kernels.Kernel, machine.Machine) (string, string){unfitKernel, unfitIOMMU} {
 		if reason, remedy := judge(needs, k, m); reason != "" {
-			if spec := fitting(needs, k, m, others); spec != "" {
+			if spec := r.fitting(needs, k, m); spec != "" {
 				remedy += ", for example -k " + spec
 			}
 			return reason, remedy
@@ -30,14 +34,14 @@ func unfit(needs lab.Needs, k kernels.Kernel, m machine.Machine, others []kernel
 
 // fitting is the SPEC of the kernel nearest to k that has what k lacks, "" if none has. Only SPECs that mean
 // the same on every host are named.
-func fitting(needs lab.Needs, k kernels.Kernel, m machine.Machine, others []kernels.Kernel) string {
+func (r Request) fitting(needs lab.Needs, k kernels.Kernel, m machine.Machine) string {
 	best, spec := kernels.Version{}, ""
-	for _, other := range others {
+	for _, other := range r.Others {
 		i := slices.IndexFunc(other.Specs, func(s string) bool { return strings.HasPrefix(s, "debian:") })
 		if i < 0 || spec != "" && !nearer(other.Version(), best, k.Version()) {
 			continue
 		}
-		if reason, _ := unfit(needs, other, m, nil); reason == "" {
+		if reason, _ := (Request{}).unfit(needs, other, m); reason == "" {
 			best, spec = other.Version(), other.Specs[i]
 		}
 	}
@@ -51,6 +55,34 @@ func nearer(v, w, to kernels.Version) bool {
 		return v.Less(w)
 	}
 	return w.Less(v)
+}
+
+// unfitQEMU says what of the scenario's devices this QEMU does not have: without it, device_add would fail.
+func unfitQEMU(needs lab.Needs, q QEMU) string {
+	if q == nil {
+		return ""
+	}
+	for _, d := range needs.Devices {
+		dev, err := machine.DeviceNamed(d.Name)
+		if err != nil {
+			continue // fails when it is asked for
+		}
+		drivers := []string{dev.Driver}
+		if dev.NVMeSubsystem {
+			drivers = append(drivers, machine.NVMeSubsystemDriver)
+		}
+		for _, driver := range drivers {
+			if !q.HasDevice(driver) {
+				return "needs QEMU's device " + driver + ", which this QEMU does not have"
+			}
+		}
+		for _, property := range slices.Sorted(maps.Keys(dev.Props)) {
+			if !q.HasProperty(dev.Driver, property) {
+				return "needs " + property + " of QEMU's device " + dev.Driver + ", which this QEMU does not have"
+			}
+		}
+	}
+	return ""
 }
 
 // iommuDriver is the option of the driver that a machine's vIOMMU needs.

@@ -87,10 +87,15 @@ func (f cellFlags) prepare(ctx context.Context, req plan.Request, stderr io.Writ
 	if err != nil {
 		return nil, err
 	}
+	can, err := qemu.Ask(ctx, path)
+	if err != nil {
+		return nil, err
+	}
 	for i := range machines {
 		machines[i].Accel = accel.Accel
 	}
 	req.Kernels, req.Machines, req.Repeat, req.Others = ks, machines, f.repeat, t.others()
+	req.QEMU = can
 	p, err := plan.Make(req)
 	if err != nil {
 		return nil, err
