@@ -40,7 +40,7 @@ func TestBadGuests(t *testing.T) {
 			m, err := machine.Named("none")
 			assert.NilError(t, err)
 			dir := t.TempDir()
-			p := &Pool{BootFiles: t.TempDir(), Init: append(init[:len(init):len(init)], how...), consoleLimit: 256 << 10}
+			p := &Pool{BootFiles: t.TempDir(), Init: append(init[:len(init):len(init)], how...), ConsoleLimit: 256 << 10}
 			start := time.Now()
 			_, err = p.Get(t.Context(), Spec{Kernel: kernel, Machine: m, Dir: dir})
 			t.Logf("given up after %.1f s: %v", time.Since(start).Seconds(), err)

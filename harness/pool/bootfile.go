@@ -17,15 +17,18 @@ import (
 // name is the hash of what goes in, so a file that is there is the right one. what names it in errors.
 func (p *Pool) bootFile(name, what string, make func(*os.File) error) (string, error) {
 	name = filepath.Join(p.BootFiles, name)
-	if _, err := os.Stat(name); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return name, err
+	if _, err := os.Stat(name); err == nil {
+		return name, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s: %w", what, err)
 	}
-	if err := os.MkdirAll(p.BootFiles, 0o755); err != nil {
-		return "", err
+	var f *os.File
+	err := os.MkdirAll(p.BootFiles, 0o755)
+	if err == nil {
+		f, err = os.CreateTemp(p.BootFiles, ".new-*")
 	}
-	f, err := os.CreateTemp(p.BootFiles, ".new-*")
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: %w; XDG_CACHE_HOME names another place for it", what, err)
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
 	defer f.Close()           // as above

@@ -56,3 +56,16 @@ func TestInitrdWithoutRoom(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, info.Size() > 3<<20)
 }
+
+// A cache that cannot be written to is named, with the way out.
+func TestInitrdWithoutAFolder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cache")
+	assert.NilError(t, os.WriteFile(file, nil, 0o600))
+	p := &Pool{BootFiles: filepath.Join(file, "boot")}
+	_, err := p.initrd(bare(t))
+	assert.ErrorContains(t, err, "initramfs of 6.9.1: stat "+p.BootFiles)
+	p.BootFiles = "/proc/self/boot" // nobody makes a folder there
+	_, err = p.initrd(bare(t))
+	assert.ErrorContains(t, err, "initramfs of 6.9.1: mkdir /proc/self/boot: ")
+	assert.ErrorContains(t, err, "XDG_CACHE_HOME names another place")
+}

@@ -40,7 +40,8 @@ type Pool struct {
 	BootFiles string // folder where initramfs files and unpacked kernels are kept, shared between processes
 	Init      []byte // the guest's init program
 
-	consoleLimit int64 // 0: console.Options' own
+	// ConsoleLimit is how many bytes of console make a guest one that floods it; 0: those of console.Options.
+	ConsoleLimit int64
 }
 
 // Spec is a guest to be made.
@@ -123,7 +124,7 @@ func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 	m.Kernel, m.Initrd = kernel, initrd
 	m.Channels = []string{control.PortControl, control.PortSSH, control.PortShell}
 
-	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet, Limit: p.consoleLimit})
+	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet, Limit: p.ConsoleLimit})
 	if err != nil {
 		return nil, fmt.Errorf("follow the console: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -48,7 +49,8 @@ type fault struct {
 	*pool.Pool
 	t     *testing.T
 	hurt  func(*testing.T, *pool.Guest)
-	times int // how many guests are hurt
+	times int    // how many guests are hurt
+	agent []byte // nil: ours
 
 	mu    sync.Mutex
 	guest *pool.Guest
@@ -134,6 +136,44 @@ func TestFaultsInACell(t *testing.T) {
 	}
 }
 
+// An agent that has lost its mind in a guest that is up is our error, tried twice, with words of its own, and no
+// hang: none is waited for until a deadline.
+func TestBadAgents(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs QEMU and a kernel; -short leaves it out")
+	}
+	program := filepath.Join(t.TempDir(), "badagent")
+	assert.NilError(t, images.BuildProgram(t.Context(), "../..", "./harness/runner/testdata/badagent", program))
+	agent, err := os.ReadFile(program)
+	assert.NilError(t, err)
+	const broke = "the agent broke the record protocol"
+	for how, want := range map[string]struct{ title, reason string }{
+		"garbage":  {broke, "record 1: "},
+		"long":     {broke, "line of more than 65536 bytes"},
+		"disorder": {broke, "record 1: seq 2, want 1"},
+		"flood":    {"the guest flooded its console: the log is at its limit", "the host could not do its work"},
+	} {
+		t.Run(how, func(t *testing.T) {
+			began := time.Now()
+			cell := runOne(t, &fault{t: t, agent: append(agent[:len(agent):len(agent)], "\n"+how...)})
+			t.Logf("%.1f s: %s: %s", time.Since(began).Seconds(), cell.Title, cell.Reason)
+			assert.Check(t, cmp.Equal(cell.Verdict, record.Error))
+			assert.Check(t, cmp.Equal(cell.Title, want.title))
+			assert.Check(t, cmp.Contains(cell.Reason, want.reason))
+			assert.Check(t, len(cell.Reason) < 1000, "what the guest wrote is not repeated at length")
+			assert.Check(t, cmp.Equal(cell.Attempts, 2))
+			size := int64(0)
+			assert.Check(t, filepath.Walk(cell.Dir, func(_ string, info os.FileInfo, err error) error {
+				if err == nil {
+					size += info.Size()
+				}
+				return err
+			}))
+			assert.Check(t, size < 4<<20, "%d bytes on the host's disk", size)
+		})
+	}
+}
+
 // runOne runs a scenario of some seconds on the default kernel with a fault in it. Dir is absolute in the
 // cell that it returns.
 func runOne(t *testing.T, f *fault) results.Cell {
@@ -160,8 +200,12 @@ func runOne(t *testing.T, f *fault) results.Cell {
 	assert.NilError(t, err)
 	defer run.Close()
 	f.Pool = &pool.Pool{BootFiles: t.TempDir(), Init: p.init}
+	agent := p.agent
+	if f.agent != nil {
+		agent, f.ConsoleLimit = f.agent, 256<<10
+	}
 	var cells []results.Cell
-	r := &Runner{Guests: f, Agent: p.agent, Run: run, Progress: f, Workers: 1}
+	r := &Runner{Guests: f, Agent: agent, Run: run, Progress: f, Workers: 1}
 	q := NewLocal(pl.Cells, func(c results.Cell) error { cells = append(cells, c); return run.Append(c) })
 	assert.NilError(t, r.Go(t.Context(), q))
 	assert.Equal(t, len(cells), 1, fmt.Sprint(q.Unfinished()))

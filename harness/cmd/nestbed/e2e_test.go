@@ -379,6 +379,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		"run's folder":  {"XDG_STATE_HOME", "tmpfs -o size=1m,nr_inodes=1", []string{"run", "l2-runs"}, []string{"create run: mkdir ", "no space left on device", room}},
 		"logs of shell": {"TMPDIR", "tmpfs -o size=1m", []string{"shell", "--", "uname"}, []string{"no room for a guest's logs in ", room}},
 		"read-only":     {"XDG_STATE_HOME", "tmpfs -o ro", []string{"run", "l2-runs"}, []string{"create run: mkdir ", "read-only file system", "XDG_STATE_HOME or --output"}},
+		"no cache":      {"XDG_CACHE_HOME", "tmpfs -o ro", []string{"run", "l2-runs"}, []string{"open kernel cache: mkdir ", "/nestbed: read-only file system", "to write, XDG_CACHE_HOME (kernels)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
