@@ -238,6 +238,7 @@ func tools() []Tool {
 	list := []Tool{
 		{Name: "apt-get", For: "kernels of a distribution (debian:...)", Package: "apt"},
 		{Name: "xz", For: "unpacking kernels faster", Package: "xz-utils"},
+		{Name: "busybox", For: "running a script in a guest (nestbed exec)", Package: "busybox-static"},
 		{Name: "strip", For: "smaller modules of kernels that were built by hand", Package: "binutils"},
 	}
 	for i := range list {

@@ -111,3 +111,17 @@ func TestExecRefusesADynamicProgram(t *testing.T) {
 	assert.Check(t, cmp.Contains(stderr, "dynamically linked"))
 	assert.Check(t, cmp.Contains(stderr, "-static"))
 }
+
+// A script runs in the guest, which has no shell of its own, by the static busybox that is taken along; its
+// environment, arguments and exit status are a program's.
+func TestExecScript(t *testing.T) {
+	status, cells, _ := perform(t, "--", "testdata/group.sh", "is there", "7")
+	assert.Check(t, cmp.Equal(status, 1))
+	assert.Equal(t, len(cells), 1)
+	assert.Check(t, cmp.Equal(cells[0].Name(), "exec@group"))
+	assert.Check(t, cmp.Equal(cells[0].Verdict, record.Fail))
+	assert.Check(t, cmp.Contains(cells[0].Reason, "want exit status 0, got exit status 7"))
+	output, err := os.ReadFile(filepath.Join(cells[0].Dir, results.OutputFile))
+	assert.NilError(t, err)
+	assert.Check(t, cmp.Equal(string(output), "device 0000:01:00.0, 1 of them, edu\ngroup is there\n"))
+}
