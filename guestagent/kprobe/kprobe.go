@@ -1,5 +1,5 @@
-// Package kprobe counts how often a function of the kernel is called, where nothing else lets user space see
-// that it was.
+// Package kprobe sees a function of the kernel being called, where nothing else lets user space see that it
+// was: it counts the calls, or makes an event of them that a trace instance records.
 //
 // It owns the probes that it made through tracefs. What a call means is for its reader to say; traces of
 // events that the kernel defines itself do not belong here.
@@ -32,14 +32,7 @@ type Counter struct {
 
 // Count begins to count the calls of a function.
 func Count(root, symbol string) (*Counter, error) {
-	c := &Counter{filepath.Join(root, "/sys/kernel/tracing"), symbol}
-	if _, err := os.Stat(filepath.Join(c.dir, "kprobe_events")); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoProbes)
-	}
-	err := c.write("kprobe_events", os.O_APPEND, "p:"+group+"/"+symbol+" "+symbol)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
-		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoSymbol)
-	}
+	c, err := define(root, symbol)
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +40,26 @@ func Count(root, symbol string) (*Counter, error) {
 		return nil, errors.Join(err, c.remove())
 	}
 	return c, nil
+}
+
+// Event makes the calls of a function an event of the kernel's, for as long as it runs, and returns the event's
+// name for a trace instance. args are the event's fields as kprobe_events has them: "ptr=%si:x64".
+func Event(root, symbol string, args ...string) (string, error) {
+	_, err := define(root, symbol, args...)
+	return group + "/" + symbol, err
+}
+
+func define(root, symbol string, args ...string) (*Counter, error) {
+	c := &Counter{filepath.Join(root, "/sys/kernel/tracing"), symbol}
+	if _, err := os.Stat(filepath.Join(c.dir, "kprobe_events")); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoProbes)
+	}
+	words := append([]string{"p:" + group + "/" + symbol, symbol}, args...)
+	err := c.write("kprobe_events", os.O_APPEND, strings.Join(words, " "))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return nil, fmt.Errorf("kprobe %s: %w", symbol, ErrNoSymbol)
+	}
+	return c, err
 }
 
 // Hits is how often the function was called.

@@ -2,6 +2,7 @@ package kprobe
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -24,6 +25,13 @@ func TestCounter(t *testing.T) {
 	text, err := os.ReadFile(root.Join("sys/kernel/tracing/kprobe_events"))
 	assert.NilError(t, err)
 	assert.Equal(t, string(text), "p:other/one one\np:nestbed/dma_buf_put dma_buf_put\n-:nestbed/dma_buf_put\n")
+
+	event, err := Event(root.Path(), "kvfree_call_rcu", "ptr=%si:x64")
+	assert.NilError(t, err)
+	assert.Equal(t, event, "nestbed/kvfree_call_rcu")
+	text, err = os.ReadFile(root.Join("sys/kernel/tracing/kprobe_events"))
+	assert.NilError(t, err)
+	assert.Assert(t, strings.HasSuffix(string(text), "\np:nestbed/kvfree_call_rcu kvfree_call_rcu ptr=%si:x64\n"), string(text))
 
 	// A count that is known to be short is none.
 	lossy, err := Count(root.Path(), "lossy")

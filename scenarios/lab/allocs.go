@@ -43,10 +43,10 @@ type allocs struct {
 }
 
 // watchAllocs begins, before the modules under test are loaded.
-func watchAllocs(root string) *allocs {
+func watchAllocs(root string, kernel version) *allocs {
 	a := &allocs{root: root}
 	var err error
-	if a.ledger, err = openLedger(root); err != nil {
+	if a.ledger, err = openLedger(root, kernel); err != nil {
 		a.ledger, a.why = nil, err.Error()
 	}
 	return a

@@ -141,7 +141,7 @@ func TestVmalloc(t *testing.T) {
 	assert.DeepEqual(t, got, map[string]int{"kvm_dev_ioctl [kvm]": 1})
 
 	// A kernel without tracepoints: everything else is still watched, and why not the rest is known.
-	a := watchAllocs(root.Path())
+	a := watchAllocs(root.Path(), version{6, 12})
 	assert.Assert(t, a.ledger == nil && a.why != "")
 	assert.NilError(t, a.start())
 	assert.NilError(t, a.close())

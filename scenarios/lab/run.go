@@ -91,8 +91,8 @@ func (t *T) prepare(release string) error {
 	if t.env.Variant != "" && !slices.ContainsFunc(t.scenario.Variants, known) {
 		return fmt.Errorf("scenario %s has no variant %q", t.scenario.Name, t.env.Variant)
 	}
-	kernel, err := parseVersion(release)
-	if err != nil {
+	var err error
+	if t.kernel, err = parseVersion(release); err != nil {
 		return err
 	}
 	t.bus = pci.NewBus(t.env.Root)
@@ -102,10 +102,9 @@ func (t *T) prepare(release string) error {
 	if err := t.arrange(); err != nil {
 		return err
 	}
-	if t.regime, err = findRegime(t.mods, kernel); err != nil {
+	if t.regime, err = findRegime(t.mods, t.kernel); err != nil {
 		return err
 	}
-	t.kernel = kernel
 	t.stream.log("regime " + t.regime.String())
 	// Opened after the modules are in: their loading is hundreds of events that nobody asks about.
 	socket, err := uevent.Listen()
@@ -134,7 +133,7 @@ func (t *T) arrange() (err error) {
 	normal := hurry(t.env.Root)
 	defer func() { err = errors.Join(err, normal()) }()
 	// What is traced is in place before what is traced by it.
-	t.allocs = watchAllocs(t.env.Root)
+	t.allocs = watchAllocs(t.env.Root, t.kernel)
 	if err := t.loadNeeds(); err != nil {
 		return err
 	}
