@@ -34,7 +34,7 @@ type allocs struct {
 	ended   chan struct{} // it has
 	ledger  *ledger       // nil when there is none
 	why     string        // the ledger says nothing; "" when it does
-	code    codeMap
+	code    places
 	from    uint64         // the baseline's place in the ledger
 	loads   map[string]int // at the baseline
 	profile map[string]int // the same
@@ -60,9 +60,10 @@ func (a *allocs) start() error {
 	if a.ledger != nil { // keepUp has not begun
 		a.from, a.loads = a.ledger.latest(), a.ledger.loads()
 	}
-	var err error
-	if a.code, err = readCode(a.root); err != nil {
-		return err
+	if len(a.code) == 0 {
+		if err := a.follow(); err != nil {
+			return err
+		}
 	}
 	return a.counts(&a.profile, &a.mapped, &a.tables)
 }
@@ -108,7 +109,21 @@ func (a *allocs) update() error {
 	if a.ledger.lost {
 		a.why = "the trace buffer ran over"
 	}
+	if a.ledger.moved {
+		a.ledger.moved = false
+		return a.follow()
+	}
 	return nil
+}
+
+// follow notes where the modules are now. One that is loaded and gone again within one round of keepUp stays
+// unknown, and so what it left.
+func (a *allocs) follow() error {
+	now, err := readCode(a.root)
+	if err == nil {
+		a.code = append(places{now}, a.code...)
+	}
+	return err
 }
 
 // rest ends keepUp.
@@ -149,7 +164,7 @@ func (a *allocs) counts(profile, mapped *map[string]int, tables *int) (err error
 type excess struct {
 	named map[string]int // by name
 	sites map[uint64]int // by call site
-	code  codeMap        // whose these sites are
+	code  places         // whose these sites are
 }
 
 func (x excess) add(before, after map[string]int, form string) {
@@ -197,12 +212,7 @@ func (a *allocs) traced(x *excess, loaded func(string) bool) error {
 	if x.sites = a.ledger.since(a.from); len(x.sites) == 0 {
 		return nil
 	}
-	// A module that the scenario has loaded again is where it is now, one that is gone where it was.
-	now, err := readCode(a.root)
-	if err != nil {
-		return err
-	}
-	x.code = slices.Concat(now, a.code)
+	x.code = a.code
 	maps.DeleteFunc(x.sites, func(site uint64, _ int) bool { return !slices.Contains(underTest, x.code.owner(site)) })
 	return nil
 }

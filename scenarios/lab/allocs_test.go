@@ -64,6 +64,7 @@ func TestLedger(t *testing.T) {
 		traced(6, finishEvent, 7),
 		traced(7, 99, 7, site, 0x9000), // nobody's
 	})
+	assert.Assert(t, l.moved)
 	assert.DeepEqual(t, l.loads(), map[string]int{"kvm": 1})
 	from := l.latest()
 	assert.Equal(t, from, uint64(5))
@@ -93,7 +94,7 @@ func TestLedger(t *testing.T) {
 func TestExcess(t *testing.T) {
 	root := guestRoot(t)
 	fs.Apply(t, root,
-		fs.WithDir("proc", fs.WithFile("modules", "kvm 1036288 1 kvm_amd, Live 0xffffffffc0010000\n"+
+		fs.WithDir("proc", fs.WithFile("modules", "kvm 65536 1 kvm_amd, Live 0xffffffffc0010000\n"+
 			"vfio 65536 2 vfio_pci_core,vfio_iommu_type1, Live 0xffffffffc0020000\ne1000e 348160 0 - Live 0xffffffffc0030000 (E)\n"),
 			fs.WithFile("kallsyms", "ffffffff81000000 T _text\nffffffffc0010000 t kvm_vm_ioctl\t[kvm]\n"+
 				"ffffffffc0010400 d data\t[kvm]\nffffffffc0020000 t vfio_df_open\t[vfio]\nffffffffc0030000 t net\t[e1000e]\n")))
@@ -123,12 +124,20 @@ func TestExcess(t *testing.T) {
 	l.live[9] = block{site: 0xffffffffc0020200, when: 170, load: "kvm"}
 	assert.Equal(t, found(true), "the loading of kvm: 1 more, vfio_df_open [vfio]: 2 more")
 
-	// The module that leaked it is gone.
-	assert.NilError(t, os.WriteFile(root.Join("proc/modules"), []byte("kvm 1036288 0 - Live 0xffffffffc0010000\n"), 0o644))
+	// The module that leaked it is gone, another was at a new place meanwhile and leaked there.
+	modules := func(text string) {
+		t.Helper()
+		assert.NilError(t, os.WriteFile(root.Join("proc/modules"), []byte(text), 0o644))
+		assert.NilError(t, a.follow())
+	}
+	modules("kvm 65536 0 - Live 0xffffffffc0050000\n")
+	modules("kvm 65536 0 - Live 0xffffffffc0060000\n")
 	assert.NilError(t, os.WriteFile(root.Join("proc/kallsyms"), nil, 0o644))
 	delete(l.live, 8)
 	delete(l.live, 9)
-	assert.Equal(t, found(true), "0xffffffffc0020100 [vfio]: 1 more")
+	l.live[10] = block{site: 0xffffffffc0050100, when: 180}
+	l.live[11] = block{site: 0xffffffffc0070100, when: 190} // beyond the end of it
+	assert.Equal(t, found(true), "0xffffffffc0020100 [vfio]: 1 more, 0xffffffffc0050100 [kvm]: 1 more")
 }
 
 func TestVmalloc(t *testing.T) {

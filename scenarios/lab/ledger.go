@@ -34,6 +34,7 @@ type ledger struct {
 	freed   map[uint64]uint64 // by address: when, in the last batch; see take
 	loading map[int]string    // the module that a thread runs the init function of, by pid
 	next    map[int]string    // the module that a thread is about to
+	moved   bool              // a module has been loaded: see allocs.follow
 	lost    bool
 }
 
@@ -156,7 +157,10 @@ func (l *ledger) take(entries []tracefs.Entry) {
 	}
 }
 
-func (l *ledger) takeLoad(e tracefs.Entry, at []int) { l.next[e.PID()] = e.String(at[0]) }
+func (l *ledger) takeLoad(e tracefs.Entry, at []int) {
+	l.next[e.PID()] = e.String(at[0])
+	l.moved = true
+}
 
 // takeStart and takeFinish are what do_one_initcall says. Init code is gone afterwards and its addresses are
 // another module's, so that only the module's name can tell what it allocated.
@@ -211,11 +215,11 @@ func (l *ledger) latest() uint64 {
 }
 
 // codeMap says which module an address of code belongs to.
-type codeMap []codeStart
+type codeMap []codeRange
 
-type codeStart struct {
-	address uint64
-	module  string
+type codeRange struct {
+	from, to uint64 // to is no less than the end: the size is that of all the module's memory
+	module   string
 }
 
 // readCode reads where the code of the modules that are loaded begins.
@@ -235,26 +239,43 @@ func readCode(root string) (codeMap, error) {
 		if err != nil {
 			return nil, fmt.Errorf("/proc/modules: %q: %w", line, err)
 		}
-		m = append(m, codeStart{address, f[0]})
+		size, err := strconv.ParseUint(f[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("/proc/modules: %q: %w", line, err)
+		}
+		m = append(m, codeRange{address, address + size, f[0]})
 	}
 	return m, nil
 }
 
-// owner is the module whose code begins last before the address, "" for none. Two modules' code never
-// overlaps, and nothing but modules allocates from there.
+// owner is the module whose code begins last before the address and may reach to it, "" for none. Two modules'
+// code never overlaps, and nothing but modules allocates from there.
 func (m codeMap) owner(address uint64) string {
-	var best codeStart
+	var best codeRange
 	for _, c := range m {
-		if c.address <= address && c.address > best.address {
+		if c.from <= address && address < c.to && c.from > best.from {
 			best = c
 		}
 	}
 	return best.module
 }
 
+// places are where the modules have been, the latest first.
+type places []codeMap
+
+// owner is the last module that was at an address.
+func (p places) owner(address uint64) string {
+	for _, m := range p {
+		if name := m.owner(address); name != "" {
+			return name
+		}
+	}
+	return ""
+}
+
 // symbols names addresses of the modules' code ("vfio_df_open [vfio]"), by the kernel's list of all symbols.
 // That is long: it is read only when there is something to say.
-func (m codeMap) symbols(root string, addresses []uint64) (map[uint64]string, error) {
+func (p places) symbols(root string, addresses []uint64) (map[uint64]string, error) {
 	text, err := os.ReadFile(filepath.Join(root, "/proc/kallsyms"))
 	if err != nil {
 		return nil, err
@@ -278,7 +299,7 @@ func (m codeMap) symbols(root string, addresses []uint64) (map[uint64]string, er
 	for _, address := range addresses {
 		// What is returned to is after the call: one less is inside of the function that called.
 		i, _ := slices.BinarySearchFunc(list, address, func(s symbol, a uint64) int { return cmp.Compare(s.address, a) })
-		owner := "[" + m.owner(address) + "]"
+		owner := "[" + p.owner(address) + "]"
 		if i == 0 || !strings.HasSuffix(list[i-1].name, " "+owner) { // its module is gone
 			names[address] = fmt.Sprintf("%#x %s", address, owner)
 			continue
