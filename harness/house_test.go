@@ -35,7 +35,13 @@ guestagent/uevent: NONE
 guestagent/kprobe: NONE
 harness/qmp: NONE
 harness/qmp/qmptest: harness/qmp
-kernels: NONE
+kernels/flock: NONE
+kernels/program: NONE
+kernels/kconfig: NONE
+kernels: kernels/flock kernels/program
+kernels/fragments: kernels
+kernels/source: kernels kernels/flock kernels/program
+kernels/build: kernels kernels/flock kernels/program kernels/fragments kernels/kconfig kernels/source
 
 guestagent/kvm:  guestagent/uapi
 guestagent/vfio: guestagent/uapi
@@ -61,7 +67,7 @@ harness/plan: scenarios scenarios/lab kernels harness/machine results/record
 harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record
 harness/repro: images/layout harness/runner
 harness/bench: scenarios kernels images harness/* results results/record
-harness/cmd/nestbed: scenarios scenarios/lab kernels images harness/* results results/*
+harness/cmd/nestbed: scenarios scenarios/lab kernels kernels/build kernels/fragments images harness/* results results/*
 harness: NONE
 `
 

@@ -15,12 +15,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
+
+	"github.com/nestbed/nestbed/kernels/flock"
+	"github.com/nestbed/nestbed/kernels/program"
 )
 
 // apt asks Debian mirrors through apt-get, with a state of its own for each suite: the system's lists, cache
@@ -34,26 +35,19 @@ type apt struct {
 
 // runApt is apt.run for the real programs.
 func runApt(ctx context.Context, dir, conf string, args ...string) ([]byte, error) {
-	program, err := exec.LookPath(args[0])
+	path, err := exec.LookPath(args[0])
 	if err != nil {
 		return nil, fmt.Errorf("%s not found: kernels by name need a Debian machine; elsewhere give .deb files or a folder", args[0])
 	}
-	cmd := exec.CommandContext(ctx, program, args[1:]...)
+	cmd := program.Command(ctx, path, args[1:]...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if conf != "" {
 		cmd.Env = append(cmd.Env, "APT_CONFIG="+conf)
 	}
-	// In a group of its own ^C reaches it through ctx only, and apt's download methods end with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 5 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// The death signal follows the thread that started the child, not the process.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := cmd.Run(); err != nil {
+	if err := program.Run(cmd); err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", strings.Join(args[:2], " "), ctx.Err())
 		}
@@ -62,12 +56,9 @@ func runApt(ctx context.Context, dir, conf string, args ...string) ([]byte, erro
 	return stdout.Bytes(), nil
 }
 
-// aptFailed is how an apt program ended, with its own words. A full disk it has in words only.
+// aptFailed is how an apt program ended, with its own words.
 func aptFailed(args []string, err error, stderr string) error {
-	if strings.Contains(stderr, "No space left on device") {
-		err = fmt.Errorf("%w: %w", err, syscall.ENOSPC)
-	}
-	return fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), err, aptComplaint(stderr))
+	return fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), program.Outcome(err, stderr), aptComplaint(stderr))
 }
 
 // aptComplaint is what matters in apt's standard error, as one bounded line.
@@ -372,17 +363,21 @@ func mirrors(sources []aptSource, security bool) []aptSource {
 	return list
 }
 
-// aptKernel is a kernel that a suite offers, with all the packages that it consists of.
+// aptKernel is a kernel that a suite offers, or a kernel's sources, with all the packages that it consists of.
 type aptKernel struct {
 	suite    *aptSuite
-	release  string
+	release  string // "" for sources
 	version  string // of its packages
 	packages []string
 	size     int64
 }
 
 func (k aptKernel) String() string {
-	return fmt.Sprintf("linux-image-%s %s (%s)", k.release, k.version, k.suite.source.suite)
+	name := "linux-image-" + k.release
+	if k.release == "" {
+		name, _, _ = strings.Cut(k.packages[0], "=")
+	}
+	return fmt.Sprintf("%s %s (%s)", name, k.version, k.suite.source.suite)
 }
 
 // newest picks the newest kernel of a version.
@@ -414,7 +409,7 @@ func (a *apt) search(ctx context.Context, s spec) (aptKernel, error) {
 		} else {
 			asked[key] = true
 		}
-		kernels, err := a.kernels(ctx, conf, source)
+		kernels, err := a.kernels(ctx, conf, source, s.kind)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -500,7 +495,7 @@ func hasSecurity(release string) bool {
 func notFound(s spec, seen []aptKernel, failed []error) error {
 	if len(seen) == 0 {
 		if len(failed) == 0 {
-			return &SpecError{Spec: s.String(), Reason: "the suite has no kernels for amd64", Hint: "want for example debian:" + s.version}
+			return &SpecError{Spec: s.String(), Reason: "the suite has no kernels for amd64", Hint: "want for example " + s.prefix() + s.version}
 		}
 		if errors.Is(failed[0], syscall.ENOSPC) {
 			return fmt.Errorf("ask the mirror: %w", failed[0])
@@ -519,9 +514,9 @@ func notFound(s spec, seen []aptKernel, failed []error) error {
 		}
 	}
 	want, _ := ParseVersion(s.version)
-	where, example := "on the mirror", "debian:"
+	where, example := "on the mirror", s.prefix()
 	if s.suite != "" {
-		where, example = "in "+s.suite, "debian:"+s.suite+"/"
+		where, example = "in "+s.suite, s.prefix()+s.suite+"/"
 	}
 	if k, ok := best[want]; ok { // the patch level is wrong
 		return &SpecError{Spec: s.String(), Reason: "no such kernel " + where, Hint: fmt.Sprintf("the newest of %s there is %s, in %s: type %s%s", want, upstream(k.version), k.suite.source.suite, example, want)}
@@ -531,11 +526,11 @@ func notFound(s spec, seen []aptKernel, failed []error) error {
 	const near = 3
 	var hints []string
 	for _, v := range versions[max(0, at-near):min(len(versions), at+near)] {
-		hints = append(hints, fmt.Sprintf("debian:%s/%s", best[v].suite.source.suite, v))
+		hints = append(hints, fmt.Sprintf("%s%s/%s", s.prefix(), best[v].suite.source.suite, v))
 	}
 	hint := "nearest: " + strings.Join(hints, ", ")
 	if s.suite != "" {
-		hint += fmt.Sprintf("; debian:%s looks in the other suites too", s.version)
+		hint += fmt.Sprintf("; %s%s looks in the other suites too", s.prefix(), s.version)
 	}
 	return &SpecError{Spec: s.String(), Reason: "no such kernel " + where, Hint: hint}
 }
@@ -570,7 +565,7 @@ func (a *apt) open(conf aptConfig, source aptSource) (*aptSuite, error) {
 		if old, err := os.ReadFile(name); err == nil && string(old) == text {
 			continue // apt rebuilds its cache when these are newer
 		}
-		if err := writeFile(name, []byte(text)); err != nil {
+		if err := WriteFile(name, []byte(text)); err != nil {
 			return nil, err
 		}
 	}
@@ -634,8 +629,8 @@ func (c aptConfig) private(dir string) string {
 	return b.String()
 }
 
-// kernels refreshes the suite's lists and says which kernels it has whole.
-func (a *apt) kernels(ctx context.Context, conf aptConfig, source aptSource) ([]aptKernel, error) {
+// kernels refreshes the suite's lists and says which kernels it has whole, or which kernels' sources.
+func (a *apt) kernels(ctx context.Context, conf aptConfig, source aptSource, kind specKind) ([]aptKernel, error) {
 	if err := os.MkdirAll(a.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -643,7 +638,7 @@ func (a *apt) kernels(ctx context.Context, conf aptConfig, source aptSource) ([]
 	if err != nil {
 		return nil, err
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	s, err := a.open(conf, source)
 	if err != nil {
 		return nil, err
@@ -665,9 +660,13 @@ func (a *apt) kernels(ctx context.Context, conf aptConfig, source aptSource) ([]
 	if err != nil {
 		return nil, err
 	}
+	packages, whole := kernelPackage, wholeKernels
+	if kind == specSource {
+		packages, whole = sourcePackage, sources
+	}
 	args := []string{"apt-cache", "show", "--all-versions"}
 	for name := range strings.Lines(string(names)) {
-		if name = strings.TrimSpace(name); kernelPackage.MatchString(name) {
+		if name = strings.TrimSpace(name); packages.MatchString(name) {
 			args = append(args, name)
 		}
 	}
@@ -678,11 +677,11 @@ func (a *apt) kernels(ctx context.Context, conf aptConfig, source aptSource) ([]
 	if err != nil {
 		return nil, err
 	}
-	return wholeKernels(s, parseStanzas(string(text))), nil
+	return whole(s, parseStanzas(string(text))), nil
 }
 
-func (a *apt) lock(ctx context.Context, source aptSource) (*lock, error) {
-	return lockFile(ctx, filepath.Join(a.dir, source.key()+".lock"), func() {
+func (a *apt) lock(ctx context.Context, source aptSource) (*flock.Lock, error) {
+	return flock.Take(ctx, filepath.Join(a.dir, source.key()+".lock"), func() {
 		a.progress("waiting for another nestbed that asks for " + source.suite)
 	})
 }
@@ -757,6 +756,22 @@ func wholeKernels(s *aptSuite, stanzas []map[string]string) []aptKernel {
 	return kernels
 }
 
+// sourcePackage matches the packages of patched sources; those of 6.12 are linux-source-6.12.
+var sourcePackage = regexp.MustCompile(`^linux-source-[0-9]+\.[0-9]+$`)
+
+// sources finds the packages of kernels' sources.
+func sources(s *aptSuite, stanzas []map[string]string) []aptKernel {
+	var found []aptKernel
+	for _, fields := range stanzas {
+		if name, version := fields["package"], fields["version"]; sourcePackage.MatchString(name) {
+			size, _ := strconv.ParseInt(fields["size"], 10, 64)
+			found = append(found, aptKernel{suite: s, version: version, packages: []string{name + "=" + version}, size: size})
+		}
+	}
+	slices.SortFunc(found, func(x, y aptKernel) int { return compareDebian(x.version, y.version) })
+	return found
+}
+
 // exactDepends matches a dependency on one version of one package.
 var exactDepends = regexp.MustCompile(`([a-z0-9][a-z0-9.+-]+) \(= ([^)\s]+)\)`)
 
@@ -766,7 +781,7 @@ func (a *apt) fetch(ctx context.Context, k aptKernel, dir string) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	a.progress(fmt.Sprintf("downloading %s, %d MB", k, (k.size+1<<19)>>20))
 	args := append([]string{"apt-get", "download", "-q"}, k.packages...)
 	if _, err := a.run(ctx, dir, k.suite.conf, args...); err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nestbed/nestbed/kernels/flock"
 )
 
 // Cache keeps imported kernels. Several processes may use it at once, and a killed one leaves nothing that
@@ -23,6 +25,8 @@ import (
 //	entries/HASH/   vmlinuz, config, modules/*.ko, kernel.json; complete from the moment it is there
 //	specs/*.json    which entry a SPEC led to
 //	apt/SUITE-*/    apt-get's private state
+//	builds/         the output folders of kernels that are built here, see package build
+//	sources/        the sources that they are built from and no user has, see package source
 //	tmp/            imports under way, each folder locked by its process
 type Cache struct {
 	dir string
@@ -40,7 +44,7 @@ func Open(dir string) (*Cache, error) {
 	}
 	c := &Cache{dir: dir, root: "/", release: runningRelease}
 	c.apt = apt{dir: c.path("apt"), run: runApt}
-	for _, sub := range []string{"entries", "specs", "apt", "tmp", "locks"} {
+	for _, sub := range []string{"entries", "specs", "apt", "tmp", "locks", "builds", "sources"} {
 		if err := os.MkdirAll(c.path(sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open kernel cache: %w", err)
 		}
@@ -94,13 +98,16 @@ func (c *Cache) resolve(ctx context.Context, text string, progress func(string),
 		return Kernel{}, err
 	}
 	known := func() (Kernel, bool, error) {
-		if anew {
+		if anew && s.kind != specBuild { // a build is made anew by building
 			return Kernel{}, false, nil
 		}
 		return c.known(s)
 	}
 	k, ok, err := known()
 	if err == nil && !ok {
+		if err := unbuilt(s, text); err != nil {
+			return Kernel{}, err
+		}
 		k, err = c.importLocked(ctx, s, text, progress, known)
 	}
 	if err != nil {
@@ -116,7 +123,7 @@ func (c *Cache) resolve(ctx context.Context, text string, progress func(string),
 
 // known gives the kernel that s is remembered to lead to, if that still holds.
 func (c *Cache) known(s spec) (Kernel, bool, error) {
-	if s.kind != specDebian && s.kind != specPackage {
+	if s.kind != specDebian && s.kind != specPackage && s.kind != specBuild {
 		return Kernel{}, false, nil
 	}
 	r, err := readRemembered(c.specFile(s))
@@ -188,11 +195,11 @@ func missing(s spec, err error) error {
 // importLocked imports s while no other process imports the same.
 func (c *Cache) importLocked(ctx context.Context, s spec, text string, progress func(string), known func() (Kernel, bool, error)) (Kernel, error) {
 	name := strings.TrimSuffix(filepath.Base(c.specFile(s)), ".json")
-	held, err := lockFile(ctx, c.path("locks", name), func() { progress("waiting for another import of " + text) })
+	held, err := flock.Take(ctx, c.path("locks", name), func() { progress("waiting for another import of " + text) })
 	if err != nil {
 		return Kernel{}, err
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	// The other one may have done the work.
 	if k, ok, err := known(); ok || err != nil {
 		return k, err
@@ -204,7 +211,7 @@ func (c *Cache) importLocked(ctx context.Context, s spec, text string, progress 
 	if err != nil {
 		return Kernel{}, err
 	}
-	defer work.unlock()
+	defer work.Unlock()
 	defer os.RemoveAll(dir)
 	print, err := fingerprint(s)
 	if err != nil {
@@ -223,17 +230,17 @@ func (c *Cache) importLocked(ctx context.Context, s spec, text string, progress 
 }
 
 // workDir makes a folder that sweep leaves alone as long as this process lives.
-func (c *Cache) workDir() (string, *lock, error) {
-	all, err := lockFile(context.Background(), c.path("locks", "tmp"), nil)
+func (c *Cache) workDir() (string, *flock.Lock, error) {
+	all, err := flock.Take(context.Background(), c.path("locks", "tmp"), nil)
 	if err != nil {
 		return "", nil, err
 	}
-	defer all.unlock()
+	defer all.Unlock()
 	dir, err := os.MkdirTemp(c.path("tmp"), "import-")
 	if err != nil {
 		return "", nil, err
 	}
-	held, ok, err := tryLockDir(dir)
+	held, ok, err := flock.TryDir(dir)
 	if err != nil || !ok {
 		os.RemoveAll(dir)
 		return "", nil, cmp.Or(err, fmt.Errorf("lock %s: held", dir))
@@ -244,11 +251,11 @@ func (c *Cache) workDir() (string, *lock, error) {
 // sweep removes what killed imports left behind and says how many bytes that were. idle, if not nil, is
 // called when no import is alive, and none can begin until it returns.
 func (c *Cache) sweep(idle func() error) (int64, error) {
-	all, err := lockFile(context.Background(), c.path("locks", "tmp"), nil)
+	all, err := flock.Take(context.Background(), c.path("locks", "tmp"), nil)
 	if err != nil {
 		return 0, err
 	}
-	defer all.unlock()
+	defer all.Unlock()
 	names, err := os.ReadDir(c.path("tmp"))
 	if err != nil {
 		return 0, err
@@ -258,7 +265,7 @@ func (c *Cache) sweep(idle func() error) (int64, error) {
 	for _, d := range names {
 		name := c.path("tmp", d.Name())
 		if d.IsDir() {
-			held, ok, err := tryLockDir(name)
+			held, ok, err := flock.TryDir(name)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			} else if err != nil {
@@ -268,9 +275,9 @@ func (c *Cache) sweep(idle func() error) (int64, error) {
 				alive = true
 				continue
 			}
-			defer held.unlock()
+			defer held.Unlock()
 		}
-		freed += diskUsage(name)
+		freed += DiskUsage(name)
 		if err := os.RemoveAll(name); err != nil {
 			return freed, err
 		}
@@ -298,11 +305,12 @@ func (c *Cache) importInto(ctx context.Context, s spec, dir string, progress fun
 		if l, err = runningLayout(c.root, release); err != nil {
 			return entry{}, err
 		}
-	case specFolder:
+	case specFolder, specBuild:
 		var err error
 		if l, err = folderLayout(s.paths[0]); err != nil {
 			return entry{}, missing(s, err)
 		}
+		l.origin = cmp.Or(s.origin, l.origin)
 	default:
 		origin, packages := "", s.paths
 		if s.kind == specDebian {
@@ -356,11 +364,11 @@ func (c *Cache) importInto(ctx context.Context, s spec, dir string, progress fun
 // publish moves a complete entry to its place and remembers that s leads there.
 func (c *Cache) publish(from string, e entry, s spec, print string) (Kernel, error) {
 	// Prune must not see the entry without the SPEC that refers to it.
-	held, err := lockFile(context.Background(), c.path("locks", "entries"), nil)
+	held, err := flock.Take(context.Background(), c.path("locks", "entries"), nil)
 	if err != nil {
 		return Kernel{}, err
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	to := c.path("entries", e.Hash)
 	if there, err := exists(to); err != nil {
 		return Kernel{}, err
@@ -374,7 +382,7 @@ func (c *Cache) publish(from string, e entry, s spec, print string) (Kernel, err
 	if err != nil {
 		return Kernel{}, err
 	}
-	if err := writeFile(c.specFile(s), append(data, '\n')); err != nil {
+	if err := WriteFile(c.specFile(s), append(data, '\n')); err != nil {
 		return Kernel{}, err
 	}
 	return loadKernel(to)
@@ -482,11 +490,11 @@ func (c *Cache) Show(ref string) (Kernel, error) {
 
 // Remove removes the kernel that ref means and every SPEC that leads to it.
 func (c *Cache) Remove(ref string) error {
-	held, err := lockFile(context.Background(), c.path("locks", "entries"), nil)
+	held, err := flock.Take(context.Background(), c.path("locks", "entries"), nil)
 	if err != nil {
 		return fmt.Errorf("remove kernel %q: %w", ref, err)
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	k, err := c.Show(ref)
 	if err != nil {
 		return err
@@ -513,7 +521,7 @@ func (c *Cache) remove(k Kernel) error {
 	if err != nil {
 		return err
 	}
-	defer work.unlock()
+	defer work.Unlock()
 	if err := os.Rename(k.Dir, filepath.Join(dir, "removed")); err != nil {
 		return err
 	}
@@ -524,6 +532,8 @@ func (c *Cache) remove(k Kernel) error {
 type Usage struct {
 	Kernels []Kernel // with Size
 	Lists   int64    // apt-get's private state
+	Builds  int64    // output folders of kernels that were built here
+	Sources int64    // of which they were built
 	Temp    int64    // imports under way, and the remains of killed ones
 	Total   int64
 }
@@ -534,10 +544,11 @@ func (c *Cache) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Kernels: kernels, Lists: diskUsage(c.path("apt")), Temp: diskUsage(c.path("tmp"))}
-	u.Total = u.Lists + u.Temp
+	u := Usage{Kernels: kernels, Lists: DiskUsage(c.path("apt")), Temp: DiskUsage(c.path("tmp"))}
+	u.Builds, u.Sources = DiskUsage(c.Builds()), DiskUsage(c.Sources())
+	u.Total = u.Lists + u.Temp + u.Builds + u.Sources
 	for i, k := range kernels {
-		u.Kernels[i].Size = diskUsage(k.Dir)
+		u.Kernels[i].Size = DiskUsage(k.Dir)
 		u.Total += u.Kernels[i].Size
 	}
 	return u, nil
@@ -555,7 +566,7 @@ type Pruned struct {
 func (c *Cache) Prune(keep func(Kernel) bool) (Pruned, error) {
 	var p Pruned
 	freed, err := c.sweep(func() error {
-		p.Bytes = diskUsage(c.path("apt"))
+		p.Bytes = DiskUsage(c.path("apt"))
 		if err := os.RemoveAll(c.path("apt")); err != nil {
 			return err
 		}
@@ -565,11 +576,11 @@ func (c *Cache) Prune(keep func(Kernel) bool) (Pruned, error) {
 	if err != nil {
 		return p, fmt.Errorf("prune kernels: %w", err)
 	}
-	held, err := lockFile(context.Background(), c.path("locks", "entries"), nil)
+	held, err := flock.Take(context.Background(), c.path("locks", "entries"), nil)
 	if err != nil {
 		return p, fmt.Errorf("prune kernels: %w", err)
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	kernels, err := c.List()
 	if err != nil {
 		return p, err
@@ -578,7 +589,7 @@ func (c *Cache) Prune(keep func(Kernel) bool) (Pruned, error) {
 		if len(k.Specs) > 0 || keep != nil && keep(k) {
 			continue
 		}
-		size := diskUsage(k.Dir)
+		size := DiskUsage(k.Dir)
 		if err := c.remove(k); err != nil {
 			return p, fmt.Errorf("prune kernel %s: %w", k.Release, err)
 		}
@@ -588,8 +599,8 @@ func (c *Cache) Prune(keep func(Kernel) bool) (Pruned, error) {
 	return p, nil
 }
 
-// diskUsage is what the files below name occupy; files that vanish meanwhile occupy nothing.
-func diskUsage(name string) int64 {
+// DiskUsage is what the files below name occupy; files that vanish meanwhile occupy nothing.
+func DiskUsage(name string) int64 {
 	var sum int64
 	_ = filepath.WalkDir(name, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -17,6 +17,8 @@ import (
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/nestbed/nestbed/kernels/flock"
 )
 
 func testCache(t testing.TB) *Cache {
@@ -593,14 +595,14 @@ func TestDamagedEntry(t *testing.T) {
 
 func TestLockEndsWithContext(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lock")
-	held, err := lockFile(t.Context(), name, nil)
+	held, err := flock.Take(t.Context(), name, nil)
 	assert.NilError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err = lockFile(ctx, name, nil)
+	_, err = flock.Take(ctx, name, nil)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	held.unlock()
-	again, err := lockFile(t.Context(), name, nil)
+	held.Unlock()
+	again, err := flock.Take(t.Context(), name, nil)
 	assert.NilError(t, err)
-	again.unlock()
+	again.Unlock()
 }

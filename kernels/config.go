@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -37,6 +38,20 @@ func (c *config) option(name string) string {
 	}
 	// Kconfig leaves out what its dependencies rule out.
 	return "n"
+}
+
+// ReadConfig reads a .config: names without CONFIG_, strings without quotes, "n" for what is not set.
+func ReadConfig(name string) (map[string]string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	set, err := parseConfig(f)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return set, nil
 }
 
 // maxConfigLine is far above any line Kconfig writes.

@@ -4,5 +4,6 @@
 //
 // It owns the SPEC grammar, the reading of packages and modules, the private use of apt-get and the files
 // below the cache's folder. It does not boot anything, does not build initramfs images (package images) and
-// does not decide which scenario fits a kernel (harness/plan). It does not compile kernels.
+// does not decide which scenario fits a kernel (harness/plan). It does not compile kernels: package build below
+// it does, and has what came of it imported.
 package kernels

@@ -89,7 +89,7 @@ func (im *importer) run(ctx context.Context, p parts) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	return e, writeFile(filepath.Join(im.dir, entryFile), append(data, '\n'))
+	return e, WriteFile(filepath.Join(im.dir, entryFile), append(data, '\n'))
 }
 
 // modules copies the wanted modules and what they need.
@@ -252,8 +252,8 @@ func (im *importer) contentHash() string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// writeFile writes data to name in one step: a reader sees the old content or the new.
-func writeFile(name string, data []byte) error {
+// WriteFile writes data to name in one step: a reader sees the old content or the new.
+func WriteFile(name string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-")
 	if err != nil {
 		return err

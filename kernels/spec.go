@@ -8,7 +8,7 @@ import (
 )
 
 // specForms is what an error about a SPEC ends with: every form, each as it would be typed.
-const specForms = "want debian:6.12, debian:SUITE/6.12, a .deb (several: a.deb,b.deb), a folder, a kernel build tree, or running"
+const specForms = "want debian:6.12, debian:SUITE/6.12, a .deb (several: a.deb,b.deb), a folder, a kernel build tree, build:NAME/FLAVOUR, or running"
 
 // SpecError says that a SPEC cannot be understood. It is the user's to correct, unlike a failed import.
 type SpecError struct {
@@ -28,19 +28,29 @@ const (
 	specPackage                     // paths of .deb files
 	specFolder                      // paths[0]: a folder or a build tree
 	specRunning
+	specBuild  // version: NAME/FLAVOUR; paths[0], where it is known, the build's folder
+	specSource // as specDebian, the package of sources
 )
 
 // spec is a parsed SPEC.
 type spec struct {
 	kind    specKind
 	suite   string
-	version string
+	version string // of Debian's kernel or sources; of a build its name
 	paths   []string
+	origin  string // of a build: what it was built from
 }
 
 var (
 	specVersion = regexp.MustCompile(`^[0-9]{1,4}\.[0-9]{1,5}(\.[0-9]{1,5})?$`)
 	specSuite   = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,63}$`)
+	specBuilt   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+~@-]{0,127}/[a-z0-9][A-Za-z0-9_.+-]{0,127}$`)
+)
+
+const (
+	debianPrefix = "debian:"
+	sourcePrefix = "debian-source:"
+	buildPrefix  = "build:"
 )
 
 // parseSpec understands text without looking at the machine.
@@ -55,21 +65,16 @@ func parseSpec(text string) (spec, error) {
 		return bad("holds a control character", specForms)
 	case text == "running":
 		return spec{kind: specRunning}, nil
-	case strings.HasPrefix(text, "debian:"):
-		rest := strings.TrimPrefix(text, "debian:")
-		suite, version, found := strings.Cut(rest, "/")
-		if !found {
-			suite, version = "", rest
-		} else if !specSuite.MatchString(suite) {
-			return bad(fmt.Sprintf("%q is not the name of a suite", suite), "want for example debian:trixie-backports/"+exampleVersion(version))
+	case strings.HasPrefix(text, debianPrefix):
+		return parseDebian(text, debianPrefix, specDebian)
+	case strings.HasPrefix(text, sourcePrefix):
+		return parseDebian(text, sourcePrefix, specSource)
+	case strings.HasPrefix(text, buildPrefix):
+		name := strings.TrimPrefix(text, buildPrefix)
+		if !specBuilt.MatchString(name) {
+			return bad(fmt.Sprintf("%q is not the name of a build", name), "want build:NAME/FLAVOUR, as nestbed kernel list shows it")
 		}
-		if !specVersion.MatchString(version) {
-			if !found && specSuite.MatchString(version) {
-				return bad("names no version", fmt.Sprintf("want for example debian:%s/6.12", version))
-			}
-			return bad(fmt.Sprintf("%q is not a kernel version", version), "want for example debian:6.12 or debian:6.12.48")
-		}
-		return spec{kind: specDebian, suite: suite, version: version}, nil
+		return spec{kind: specBuild, version: name}, nil
 	case strings.HasSuffix(text, ".deb"):
 		paths := strings.Split(text, ",")
 		for _, p := range paths {
@@ -89,6 +94,27 @@ func parseSpec(text string) (spec, error) {
 		return bad("only Debian's kernels are known by name", specForms)
 	}
 	return bad("is not a kernel", fmt.Sprintf("for a folder type ./%s; %s", text, specForms))
+}
+
+// parseDebian understands what follows debian: or debian-source:, [SUITE/]VERSION.
+func parseDebian(text, prefix string, kind specKind) (spec, error) {
+	bad := func(reason, hint string) (spec, error) {
+		return spec{}, &SpecError{Spec: text, Reason: reason, Hint: hint}
+	}
+	rest := strings.TrimPrefix(text, prefix)
+	suite, version, found := strings.Cut(rest, "/")
+	if !found {
+		suite, version = "", rest
+	} else if !specSuite.MatchString(suite) {
+		return bad(fmt.Sprintf("%q is not the name of a suite", suite), "want for example "+prefix+"trixie-backports/"+exampleVersion(version))
+	}
+	if !specVersion.MatchString(version) {
+		if !found && specSuite.MatchString(version) {
+			return bad("names no version", fmt.Sprintf("want for example %s%s/6.12", prefix, version))
+		}
+		return bad(fmt.Sprintf("%q is not a kernel version", version), fmt.Sprintf("want for example %s6.12 or %s6.12.48", prefix, prefix))
+	}
+	return spec{kind: kind, suite: suite, version: version}, nil
 }
 
 // exampleVersion is v where it can stand in an example.
@@ -117,11 +143,13 @@ func (s spec) absolute() (spec, error) {
 // String is the canonical SPEC: parsing it gives s again.
 func (s spec) String() string {
 	switch s.kind {
-	case specDebian:
+	case specDebian, specSource:
 		if s.suite == "" {
-			return "debian:" + s.version
+			return s.prefix() + s.version
 		}
-		return "debian:" + s.suite + "/" + s.version
+		return s.prefix() + s.suite + "/" + s.version
+	case specBuild:
+		return buildPrefix + s.version
 	case specPackage, specFolder:
 		return strings.Join(s.paths, ",")
 	case specRunning:
@@ -129,3 +157,14 @@ func (s spec) String() string {
 	}
 	return ""
 }
+
+// prefix is what a SPEC of Debian's begins with.
+func (s spec) prefix() string {
+	if s.kind == specSource {
+		return sourcePrefix
+	}
+	return debianPrefix
+}
+
+// IsSource says whether text means a package of sources.
+func IsSource(text string) bool { return strings.HasPrefix(text, sourcePrefix) }

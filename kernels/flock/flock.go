@@ -1,4 +1,7 @@
-package kernels
+// Package flock owns locks between processes that the kernel drops with their holder, SIGKILL included.
+//
+// What a lock protects, and where its file is, is for its user to say.
+package flock
 
 import (
 	"context"
@@ -10,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is an flock; the kernel drops it with its holder, SIGKILL included.
-type lock struct{ f *os.File }
+// Lock is an exclusive flock that is held.
+type Lock struct{ f *os.File }
 
-// lockFile takes the exclusive lock of name, which it creates. waiting is called once if it is held.
-func lockFile(ctx context.Context, name string, waiting func()) (*lock, error) {
+// Take takes the lock of a file, which it creates. waiting, if not nil, is called once if it is held.
+func Take(ctx context.Context, name string, waiting func()) (*Lock, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -24,7 +27,7 @@ func lockFile(ctx context.Context, name string, waiting func()) (*lock, error) {
 	for first := true; ; first = false {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return &lock{f}, nil
+			return &Lock{f}, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			f.Close()
@@ -42,10 +45,11 @@ func lockFile(ctx context.Context, name string, waiting func()) (*lock, error) {
 	}
 }
 
-func (l *lock) unlock() { l.f.Close() }
+// Unlock lets the next one in.
+func (l *Lock) Unlock() { l.f.Close() }
 
-// tryLockDir takes the lock of a folder, or says that somebody holds it.
-func tryLockDir(name string) (*lock, bool, error) {
+// TryDir takes the lock of a folder, or says that somebody holds it.
+func TryDir(name string) (*Lock, bool, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, false, err
@@ -57,5 +61,5 @@ func tryLockDir(name string) (*lock, bool, error) {
 		}
 		return nil, false, fmt.Errorf("lock %s: %w", name, err)
 	}
-	return &lock{f}, true, nil
+	return &Lock{f}, true, nil
 }
