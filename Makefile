@@ -9,7 +9,7 @@ BIN     := bin/nestbed
 RUNS    := results/runs
 # The payload's bytes are part of every cell's identity: no path, no commit, no build id in them.
 PAYLOAD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
-SOURCES := $(shell find . \( -name '*.go' -o -name '*.yaml' \) -not -path './results/runs/*') go.mod go.sum
+SOURCES := $(shell find . \( -name '*.go' -o -name '*.yaml' -o -name '*.config' \) -not -path './results/runs/*') go.mod go.sum
 
 .NOTPARALLEL:
 .PHONY: help setup build payload run test test-all unit e2e bench lint try clean

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/kernels/build"
 )
 
 func newCache() *cobra.Command {
@@ -16,9 +17,13 @@ func newCache() *cobra.Command {
 			return fmt.Errorf("cache what? %s du or prune", cmd.CommandPath())
 		},
 	}
+	var builds bool
+	prune := &cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, unpacked kernels, initramfs files", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cachePrune(cmd, builds) }}
+	prune.Flags().BoolVar(&builds, "builds", false, "also the folders that kernels are built in, and their sources; the next builds compile everything")
 	cmd.AddCommand(
 		&cobra.Command{Use: "du", Short: "what the cache holds, in MB", Args: cobra.NoArgs, RunE: cacheDu},
-		&cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, unpacked kernels, initramfs files", Args: cobra.NoArgs, RunE: cachePrune},
+		prune,
 	)
 	return cmd
 }
@@ -45,6 +50,8 @@ func cacheDu(cmd *cobra.Command, _ []string) error {
 	for _, k := range u.Kernels {
 		row(k.Size, "kernel "+k.Release)
 	}
+	row(u.Builds, "folders of builds")
+	row(u.Sources, "sources of builds")
 	row(u.Lists, "package lists")
 	row(u.Temp, "imports under way")
 	row(boot, "unpacked kernels and initramfs files")
@@ -52,7 +59,7 @@ func cacheDu(cmd *cobra.Command, _ []string) error {
 	return tw.Flush()
 }
 
-func cachePrune(cmd *cobra.Command, _ []string) error {
+func cachePrune(cmd *cobra.Command, builds bool) error {
 	h, err := findHome("")
 	if err != nil {
 		return err
@@ -71,6 +78,14 @@ func cachePrune(cmd *cobra.Command, _ []string) error {
 	}
 	for _, k := range pruned.Kernels {
 		fmt.Fprintf(cmd.OutOrStdout(), "removed kernel %s\n", k.Release)
+	}
+	if builds {
+		p, err := build.Prune(cache)
+		if err != nil {
+			return fmt.Errorf("prune builds: %w", err)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "removed %d folders of builds and sources\n", p.Folders)
+		pruned.Bytes += p.Bytes
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "freed %.1f MB\n", float64(pruned.Bytes+boot)/(1<<20))
 	return nil

@@ -19,16 +19,18 @@ const specHelp = `A SPEC names a kernel:
     debian:trixie-backports/7.3  the newest in that suite, also one that this machine has not configured
     ./linux-image-....deb        a package, or several joined by commas
     DIR                          a folder with a vmlinuz and its modules, or a kernel build tree
+    build:NAME/FLAVOUR           what nestbed kernel build made last under that name
     running                      the kernel that runs on this machine`
 
 func newKernel() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "kernel", Short: "import kernels and look at them", Long: specHelp, Args: cobra.NoArgs,
+		Use: "kernel", Short: "import kernels, build them and look at them", Long: specHelp, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("kernel what? %s add SPEC, list, show or rm", cmd.CommandPath())
+			return fmt.Errorf("kernel what? %s add SPEC, build TREE, list, show or rm", cmd.CommandPath())
 		},
 	}
 	cmd.AddCommand(
+		newBuild(),
 		&cobra.Command{Use: "add SPEC", Short: "import a kernel, or look for a newer one of that SPEC", Long: specHelp, Args: oneArg("add which kernel? nestbed kernel add debian:6.12 (nestbed kernel --help explains SPEC)"),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				cache, err := openKernels()
@@ -44,7 +46,7 @@ func newKernel() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", k.Release, k.Hash[:12])
 				return nil
 			}},
-		&cobra.Command{Use: "list", Short: "kernels in the cache", Args: cobra.NoArgs,
+		&cobra.Command{Use: "list", Short: "kernels in the cache, and flavours that can be built", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return listKernels(cmd.OutOrStdout()) }},
 		&cobra.Command{Use: "show KERNEL", Short: "one kernel: origin, files, modules, options that matter", Args: oneArg("show which kernel? nestbed kernel list shows them"),
 			RunE: func(cmd *cobra.Command, args []string) error { return showKernel(cmd.OutOrStdout(), args[0]) }},
@@ -83,8 +85,8 @@ func listKernels(w io.Writer) error {
 		return err
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(w, "no kernels yet: nestbed kernel add "+defaultKernel)
-		return nil
+		fmt.Fprintf(w, "no kernels yet: nestbed kernel add %s\n\n", defaultKernel)
+		return printFlavours(w)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "RELEASE\tHASH\tSIZE\tSPEC\tORIGIN")
@@ -92,7 +94,11 @@ func listKernels(w io.Writer) error {
 		fmt.Fprintf(tw, "%s\t%s\t%d MB\t%s\t%s\n", k.Release, k.Hash[:12], k.Size>>20,
 			render.Escape(strings.Join(k.Specs, " ")), render.Escape(k.Origin))
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	return printFlavours(w)
 }
 
 // shownOptions are what decides which scenarios fit a kernel.
