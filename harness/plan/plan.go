@@ -85,6 +85,7 @@ func Make(req Request) (Plan, error) {
 			for _, c := range chosen {
 				cell := Cell{Scenario: c.scenario, Variant: c.variant, Kernel: k, Machine: m}
 				needs := cell.Needs()
+				cell.Machine.MemoryMB = memory(m.MemoryMB, k)
 				cell.Machine.NativeHotplug = needs.NativeHotplug
 				cell.Machine.NoIntRemap = needs.NoInterruptRemapping
 				cell.Machine.NVMeSubsystem = needNVMeSubsystem(needs)

@@ -98,6 +98,26 @@ func TestPlanNamesTheNearestScenario(t *testing.T) {
 	assert.ErrorContains(t, err, "syntax error in pattern")
 }
 
+func TestSanitizersGetTheirMemory(t *testing.T) {
+	tree := kernelFolder(t, t.TempDir())
+	cache, err := kernels.Open(filepath.Join(t.TempDir(), "kernels"))
+	assert.NilError(t, err)
+	small, err := cache.Add(t.Context(), tree, func(string) {})
+	assert.NilError(t, err)
+	config := filepath.Join(tree, "config")
+	text, err := os.ReadFile(config)
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(config, append(text, "CONFIG_KASAN=y\n"...), 0o644))
+	large, err := cache.Add(t.Context(), tree, func(string) {})
+	assert.NilError(t, err)
+	for want, k := range map[int]kernels.Kernel{512: small, 1024: large} {
+		p, err := Make(Request{Catalogue: catalogue(), Kernels: []kernels.Kernel{k}, Machines: named(t, "intel")})
+		assert.NilError(t, err)
+		assert.Equal(t, p.LargestMB(), want)
+		assert.Equal(t, p.Runs()[0].Machine.MemoryMB, want)
+	}
+}
+
 func TestKernelOptionsAndModulesDecide(t *testing.T) {
 	tree := t.TempDir()
 	cache, err := kernels.Open(filepath.Join(t.TempDir(), "kernels"))

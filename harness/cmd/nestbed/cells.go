@@ -102,7 +102,7 @@ func (f cellFlags) prepare(ctx context.Context, req plan.Request, stderr io.Writ
 	}
 	h := header(p, ks)
 	h.QEMU, h.QEMUBinary, h.Accelerator, h.NotCovered = version, f.qemu, string(accel.Accel), accel.NotCovered()
-	return &prepared{flags: f, tools: t, accel: accel, plan: p, header: h, jobs: jobs(f.jobs, machines)}, nil
+	return &prepared{flags: f, tools: t, accel: accel, plan: p, header: h, jobs: jobs(f.jobs, p)}, nil
 }
 
 // run runs the cells and reports how they ended. r has what the command adds to what was prepared.
@@ -187,16 +187,12 @@ func resolve(ctx context.Context, cache *kernels.Cache, specs []string, say func
 }
 
 // jobs is how many guests run at once: as many as asked for, or one per CPU as far as memory goes.
-func jobs(asked int, machines []machine.Machine) int {
+func jobs(asked int, p plan.Plan) int {
 	if asked > 0 {
 		return asked
 	}
-	largest := 1
-	for _, m := range machines {
-		largest = max(largest, m.MemoryMB)
-	}
 	const qemuMB = 256 // QEMU's own, translated code included
-	return max(1, min(runtime.NumCPU(), availableMB()/(largest+qemuMB)))
+	return max(1, min(runtime.NumCPU(), availableMB()/(p.LargestMB()+qemuMB)))
 }
 
 func availableMB() int {
