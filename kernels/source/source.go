@@ -103,7 +103,7 @@ func Open(ctx context.Context, cache *kernels.Cache, text, rev string, say func(
 	if what, err := builtInPlace(dir); err != nil {
 		return nil, err
 	} else if what != "" {
-		hint := "run make mrproper there, or take the kernel that is there: nestbed run -k " + text
+		hint := "run make mrproper there, or take the kernel that is there: nestbed run -k " + dir
 		if git != nil {
 			hint = "--rev HEAD builds a revision beside it; or " + hint
 		}
