@@ -18,6 +18,9 @@ func (c *Cache) AddBuild(ctx context.Context, name, dir, origin string, progress
 	if err != nil {
 		return Kernel{}, err
 	}
+	if progress == nil {
+		progress = func(string) {}
+	}
 	s.paths, s.origin = []string{dir}, origin
 	k, err := c.importLocked(ctx, s, s.String(), progress, func() (Kernel, bool, error) { return Kernel{}, false, nil })
 	if err != nil {

@@ -229,7 +229,8 @@ func environment() []string {
 		name, _, _ := strings.Cut(v, "=")
 		switch name {
 		case "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS", "O", "V", "W", "C", "ARCH", "CROSS_COMPILE",
-			"CC", "LOCALVERSION", "SOURCE_DATE_EPOCH", "CONFIG_", "SRCARCH", "INSTALL_PATH":
+			"CC", "LLVM", "LLVM_IAS", "KCFLAGS", "KCPPFLAGS", "KAFLAGS", "HOSTCFLAGS", "HOSTLDFLAGS", "LOCALVERSION",
+			"SOURCE_DATE_EPOCH", "CONFIG_", "SRCARCH":
 			return true
 		}
 		return strings.HasPrefix(name, "KBUILD_") || strings.HasPrefix(name, "KCONFIG_") || strings.HasPrefix(name, "LC_") || name == "LANG"
