@@ -26,6 +26,7 @@ type Tree struct {
 type entry struct {
 	file    string
 	prompt  bool
+	boolean bool     // m in a condition is enough for y
 	depends []string // all must hold: its own, and those of the menus and ifs around it
 }
 
@@ -189,7 +190,10 @@ func (p *parser) line(text string) error {
 		if when, ok := strings.CutPrefix(rest, "if "); ok && p.menu {
 			p.condition(strings.TrimSpace(when))
 		}
-	case "bool", "tristate", "string", "int", "hex", "prompt":
+	case "bool", "def_bool":
+		p.entry.boolean = true
+		p.prompt(rest)
+	case "tristate", "string", "int", "hex", "prompt":
 		p.prompt(rest)
 	}
 	return nil
@@ -244,10 +248,14 @@ func (t *Tree) Why(symbol, want string, config map[string]string) string {
 
 // unmet are the conditions that do not allow the value want, with the values of what is in them.
 func (e entry) unmet(want string, config map[string]string) []string {
+	least := level(want)
+	if e.boolean {
+		least = min(least, level("m"))
+	}
 	var list []string
 	for _, d := range e.depends {
 		x, ok := parse(d)
-		if !ok || x.value(config) >= level(want) || level(want) == 0 {
+		if !ok || x.value(config) >= least {
 			continue
 		}
 		var values []string

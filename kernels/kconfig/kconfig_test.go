@@ -49,6 +49,9 @@ config SELECTED
 	bool
 config FREE
 	bool "free"
+config KVM_SMM
+	bool "a boolean that hangs on a module"
+	depends on KVM
 `,
 	"lib/Kconfig": `config LKDTM
 	tristate "crash" if EXPERT
@@ -68,6 +71,7 @@ func TestWhy(t *testing.T) {
 		{"LKDTM", "m", "needs EXPERT [EXPERT=n] and DEBUG_FS=y && !TINY [DEBUG_FS=m TINY=n] (lib/Kconfig)"},
 		{"SELECTED", "y", "it cannot be asked for, only other options select it (arch/x86/Kconfig)"},
 		{"FREE", "y", "nothing that it depends on is missing: a choice or a select decides (arch/x86/Kconfig)"},
+		{"KVM_SMM", "y", "nothing that it depends on is missing: a choice or a select decides (arch/x86/Kconfig)"},
 		{"NOT_A_SYMBOL", "y", "this tree has no such option"},
 	} {
 		got := strings.Join(strings.Fields(k.Why(c.symbol, c.want, config)), " ")
