@@ -159,6 +159,28 @@ func configured(t *testing.T, dir string) int {
 	return strings.Count(string(text), "\n")
 }
 
+// A build from nothing is measured by the last one of its flavour, and goes on counting where it was interrupted.
+func TestProgressOfABuildFromNothing(t *testing.T) {
+	tr := newTrial(t)
+	own := allBuiltIn(t)
+	_, err := tr.Build(t.Context(), Request{Tree: tinyTree(t, "true"), Fragments: []string{own}})
+	assert.NilError(t, err)
+
+	other := tinyTree(t, "false")
+	var steps [][2]int
+	tr.Progress.Compiled = func(done, of int, _ string) { steps = append(steps, [2]int{done, of}) }
+	_, err = tr.Build(t.Context(), Request{Tree: other, Fragments: []string{own}})
+	assert.Assert(t, errors.As(err, new(*FailedError)), "%v", err)
+	put(t, filepath.Join(other, "main.c"), "true")
+	_, err = tr.Build(t.Context(), Request{Tree: other, Fragments: []string{own}})
+	assert.NilError(t, err)
+	put(t, filepath.Join(other, "main.c"), "true # edited")
+	assert.NilError(t, os.Chtimes(filepath.Join(other, "main.c"), time.Now().Add(time.Hour), time.Now().Add(time.Hour)))
+	_, err = tr.Build(t.Context(), Request{Tree: other, Fragments: []string{own}})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, steps, [][2]int{{1, 1}, {2, 1}, {1, 0}})
+}
+
 func TestOptionThatIsNotHad(t *testing.T) {
 	tr := newTrial(t)
 	tree := tinyTree(t, "true")

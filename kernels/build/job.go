@@ -45,7 +45,7 @@ type state struct {
 	Schema  string `json:"schema"`
 	Source  string `json:"source"`            // the sources' folder
 	Config  string `json:"config,omitempty"`  // what the configuration was made of, as a hash; "" before it was
-	Files   int    `json:"files,omitempty"`   // that a build from nothing compiled
+	Files   int    `json:"files,omitempty"`   // that were compiled until there was a kernel, in however many goes
 	Whole   bool   `json:"whole,omitempty"`   // there was a build that went to its end
 	Running bool   `json:"running,omitempty"` // set while make runs: found later, it was killed
 }
@@ -84,18 +84,17 @@ func (j *job) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	cold := !j.state.Whole
 	j.state.Running, j.state.Source = true, j.tree.Dir
 	if err := j.save(); err != nil {
 		return err
 	}
-	err = j.make(ctx, cold)
+	err = j.make(ctx)
 	// make tidies up after a signal and after an error; only SIGKILL keeps it from that.
 	j.state.Running = killed(err)
 	return errors.Join(err, j.save())
 }
 
-func (j *job) make(ctx context.Context, cold bool) error {
+func (j *job) make(ctx context.Context) error {
 	tree, err := kconfig.Read(j.tree.Dir)
 	if err != nil {
 		return err
@@ -103,23 +102,40 @@ func (j *job) make(ctx context.Context, cold bool) error {
 	if err := j.configure(ctx, tree); err != nil {
 		return err
 	}
-	of := 0
-	if cold {
-		of = j.state.Files
+	before, of := 0, 0
+	if !j.state.Whole {
+		before, of = j.state.Files, j.expected()
 	}
 	count := func(object string) {
 		j.count++
 		if j.compiled != nil {
-			j.compiled(j.count, of, object)
+			j.compiled(before+j.count, of, object)
 		}
 	}
-	if err := j.target(ctx, count, fmt.Sprintf("-j%d", j.jobs), "bzImage", "modules"); err != nil {
-		return err
+	err = j.target(ctx, count, fmt.Sprintf("-j%d", j.jobs), "bzImage", "modules")
+	if !j.state.Whole {
+		j.state.Files, j.state.Whole = before+j.count, err == nil
 	}
-	if cold {
-		j.state.Files, j.state.Whole = j.count, true
+	return err
+}
+
+// expected is how many files a build from nothing compiles, by what the same flavour of another tree took, or
+// another flavour; 0 if nothing was built yet.
+func (j *job) expected() int {
+	for _, pattern := range []string{filepath.Base(j.stateName), "*.json"} {
+		names, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(j.out)), "*", pattern))
+		if err != nil {
+			return 0
+		}
+		for _, name := range names {
+			var s state
+			data, err := os.ReadFile(name)
+			if err == nil && json.Unmarshal(data, &s) == nil && s.Schema == stateSchema && s.Whole && s.Files > 0 {
+				return s.Files
+			}
+		}
 	}
-	return nil
+	return 0
 }
 
 // configure makes the configuration and looks whether it is what was asked for. It is made anew when what it
