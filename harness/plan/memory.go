@@ -3,7 +3,7 @@ package plan
 import "github.com/nestbed/nestbed/kernels"
 
 // sanitizedMB is what a guest has whose kernel keeps a shadow of all memory and a record of every object and
-// lock: half of 512 MB would be gone before init starts.
+// lock.
 const sanitizedMB = 1024
 
 // memory is how many MB a machine that usually has so many gets for a kernel.
