@@ -41,6 +41,8 @@ kernels/kconfig: NONE
 kernels: kernels/flock kernels/program
 kernels/fragments: kernels
 kernels/source: kernels kernels/flock kernels/program
+kernels/patch: NONE
+kernels/checkout: kernels/flock kernels/program
 kernels/build: kernels kernels/flock kernels/program kernels/fragments kernels/kconfig kernels/source
 
 guestagent/kvm:  guestagent/uapi
@@ -56,7 +58,8 @@ images/sshd: images/control
 images/init: images/control images/layout images/sshd guestagent/kmod
 
 results: results/record
-results/render: results results/record
+results/effect: results results/record
+results/render: results results/effect results/record
 harness/console: results/record
 harness/machine: images/control
 harness/qemu: harness/machine harness/qmp
@@ -65,9 +68,10 @@ harness/pool: harness/qemu harness/guest harness/machine harness/qmp harness/con
 harness/doctor: harness/qemu harness/guest harness/machine harness/pool harness/console results/record kernels
 harness/plan: scenarios scenarios/lab kernels harness/machine results/record
 harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record
+harness/series: scenarios/lab kernels kernels/checkout kernels/patch harness/machine harness/plan results results/effect results/record
 harness/repro: images/layout harness/runner
 harness/bench: scenarios kernels images harness/* results results/record
-harness/cmd/nestbed: scenarios scenarios/lab kernels kernels/build kernels/fragments images harness/* results results/*
+harness/cmd/nestbed: scenarios scenarios/lab kernels kernels/build kernels/checkout kernels/fragments kernels/patch images harness/* results results/*
 harness: NONE
 `
 
