@@ -45,7 +45,7 @@ type BuildError struct {
 
 func (e *BuildError) Error() string { return "does not build: " + e.First }
 
-// Runner runs cells of one kernel and writes them down as one run. A cell that was not brought to a verdict is
+// Runner runs cells of one kernel, all of the catalogue or all of the reproducer, and writes them down as one run. A cell that was not brought to a verdict is
 // missing in what it returns. The error is one of the host, and comes with the cells that were finished.
 type Runner interface {
 	Run(ctx context.Context, cells []plan.Cell) (run string, verdicts []results.Cell, err error)
@@ -332,8 +332,13 @@ func cellName(c plan.Cell) string {
 
 // need sees to it that every cell has n runs that tell something. Cells may be of several kernels.
 func (s *Series) need(ctx context.Context, cells []plan.Cell, n int) error {
-	byKernel := map[string][]plan.Cell{}
-	var order []string
+	// A reproducer's cells are a run of their own: it runs in the place of scenarios.
+	type group struct {
+		kernel  string
+		program bool
+	}
+	byKernel := map[group][]plan.Cell{}
+	var order []group
 	taken := map[string]bool{}
 	for _, c := range cells {
 		key := s.Store.Key(c)
@@ -350,14 +355,15 @@ func (s *Series) need(ctx context.Context, cells []plan.Cell, n int) error {
 			if n > 1 || i > 0 {
 				c.Repeat = i + 1
 			}
-			if len(byKernel[c.Kernel.Hash]) == 0 {
-				order = append(order, c.Kernel.Hash)
+			g := group{c.Kernel.Hash, c.Scenario.Name == lab.ExecName}
+			if len(byKernel[g]) == 0 {
+				order = append(order, g)
 			}
-			byKernel[c.Kernel.Hash] = append(byKernel[c.Kernel.Hash], c)
+			byKernel[g] = append(byKernel[g], c)
 		}
 	}
-	for _, hash := range order {
-		if err := s.run(ctx, byKernel[hash]); err != nil {
+	for _, g := range order {
+		if err := s.run(ctx, byKernel[g]); err != nil {
 			return err
 		}
 	}

@@ -89,3 +89,11 @@ func openTools(output, binary string, say func(string)) (*tools, error) {
 		},
 	}, nil
 }
+
+// series is the folder of series' reports: beside the runs, or in the folder that the user gives for these.
+func (h home) series(output string) string {
+	if output != "" {
+		return filepath.Join(output, "series")
+	}
+	return filepath.Join(filepath.Dir(h.runs), "series")
+}
