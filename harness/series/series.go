@@ -104,10 +104,10 @@ type Series struct {
 	BuildKey func(flavour string) (string, error)
 	Kernel   func(hash string) (kernels.Kernel, bool)
 
-	stages []*stage
-	pairs  []*pair
-	lost   map[string]string // why a cell has no verdict, by its key
-	names  map[string][]plan.Cell
+	stages  []*stage
+	pairs   []*pair
+	lost    map[string]string      // why a cell has no verdict, by its key
+	planned map[string][]plan.Cell // by kernel, and whether it is an end
 }
 
 // stage is the tree after some of the patches.
@@ -120,7 +120,8 @@ type stage struct {
 func (s *Series) Go(ctx context.Context) error {
 	began := time.Now()
 	s.lost = map[string]string{}
-	s.names = map[string][]plan.Cell{}
+	s.planned = map[string][]plan.Cell{}
+	s.Report.Patches = max(len(s.Patches), len(s.Commits))
 	err := s.steps(ctx)
 	if err != nil {
 		s.Report.Trouble = append(s.Report.Trouble, strings.SplitN(err.Error(), "\n", 2)[0])
@@ -180,7 +181,7 @@ func (s *Series) apply(ctx context.Context) (whole bool, err error) {
 		c, err := s.Tree.Apply(ctx, p.Subject, p.Message)
 		if failed, ok := errors.AsType[*checkout.ApplyError](err); ok {
 			s.Report.Stages = append(s.Report.Stages, effect.Stage{Patch: i + 1, Subject: p.Subject, Rejected: rejection(failed)})
-			s.Say(fmt.Sprintf("%s: %v", s.nth(i+1), failed))
+			s.Say(fmt.Sprintf("%s (%s) does not apply: %s", s.nth(i+1), p.Subject, failed.Reason))
 			return false, nil
 		} else if err != nil {
 			return false, err
@@ -213,7 +214,7 @@ func (s *Series) nth(i int) string {
 	if i == 0 {
 		return "base"
 	}
-	return fmt.Sprintf("patch %d of %d", i, max(len(s.Patches), len(s.Commits)))
+	return fmt.Sprintf("patch %d of %d", i, s.Report.Patches)
 }
 
 // build builds every stage in every flavour. A patch that does not build is noted, and the next one tried; a base
@@ -230,7 +231,8 @@ func (s *Series) build(ctx context.Context) error {
 				}
 				b.Failure, b.Log = failed.First, failed.Log
 				s.Report.Stages[i].Builds = append(s.Report.Stages[i].Builds, b)
-				s.Say(fmt.Sprintf("%s (%s) does not build (%s):\n%s\nall of it is in %s", s.nth(i), st.commit.Subject, flavour, failed.First, failed.Log))
+				first, _, _ := strings.Cut(failed.First, "\n")
+				s.Say(fmt.Sprintf("%s (%s) does not build (%s): %s; all of it is in %s", s.nth(i), st.commit.Subject, flavour, first, failed.Log))
 				continue
 			} else if err != nil {
 				return fmt.Errorf("build %s, %s: %w", s.nth(i), flavour, err)
@@ -281,7 +283,7 @@ func (s *Series) kernel(ctx context.Context, st *stage, flavour string) (k kerne
 // cellsOf plans what is run of a kernel: at the ends everything, between them what --each asks for.
 func (s *Series) cellsOf(k kernels.Kernel, end bool) ([]plan.Cell, error) {
 	id := fmt.Sprint(k.Hash, end)
-	if cells, ok := s.names[id]; ok {
+	if cells, ok := s.planned[id]; ok {
 		return cells, nil
 	}
 	ask := func(catalogue []lab.Scenario, globs []string) ([]plan.Cell, error) {
@@ -319,7 +321,7 @@ func (s *Series) cellsOf(k kernels.Kernel, end bool) ([]plan.Cell, error) {
 			}
 		}
 	}
-	s.names[id] = cells
+	s.planned[id] = cells
 	return cells, nil
 }
 

@@ -24,6 +24,8 @@ import (
 	"github.com/nestbed/nestbed/results/effect"
 	"github.com/nestbed/nestbed/results/record"
 	"github.com/nestbed/nestbed/scenarios/lab"
+
+	_ "github.com/nestbed/nestbed/scenarios"
 )
 
 // bench stands in for git, the compiler and the guests. A commit's tree is named k0, k1 ... as is the kernel
@@ -394,4 +396,15 @@ func TestEachIsRead(t *testing.T) {
 	}
 	_, err := ParseEach("some")
 	assert.ErrorContains(t, err, `--each takes smoke, full or none, not "some"`)
+}
+
+// A smoke run of scenarios that were renamed would be green for nothing.
+func TestSmokeIsInTheCatalogue(t *testing.T) {
+	there := 0
+	for _, s := range lab.All() {
+		if slices.Contains(smoke, s.Name) {
+			there++
+		}
+	}
+	assert.Assert(t, there >= 2, "%d of %v", there, smoke)
 }

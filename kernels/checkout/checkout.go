@@ -336,7 +336,7 @@ func (c *Checkout) explain(ctx context.Context, subject, stderr string) *ApplyEr
 		e.File = m[1]
 		e.Line, _ = strconv.Atoi(m[2])
 		e.Hunk = hunk(diff, e.File, e.Line)
-		e.Reason = fmt.Sprintf("%s, the hunk of line %d: %s", e.File, e.Line, e.Reason)
+		e.Reason = fmt.Sprintf("%s, the hunk of line %d: %s", e.File, e.Line, strings.ReplaceAll(e.Reason, e.File+": ", ""))
 	}
 	_, err = c.git(ctx, strings.NewReader(diff+"\n"), "apply", "--check", "--reverse")
 	e.Applied = err == nil

@@ -140,7 +140,7 @@ func TestFailingHunkIsNamed(t *testing.T) {
 	assert.Equal(t, failed.File, "virt/kvm/vfio.c")
 	assert.Equal(t, failed.Line, 2)
 	assert.Assert(t, !failed.Applied)
-	assert.ErrorContains(t, err, `patch "vfio: change five" does not apply: virt/kvm/vfio.c, the hunk of line 2: virt/kvm/vfio.c: patch does not apply`)
+	assert.ErrorContains(t, err, `patch "vfio: change five" does not apply: virt/kvm/vfio.c, the hunk of line 2: patch does not apply`)
 	assert.ErrorContains(t, err, "@@ -2,7 +2,7 @@")
 	assert.ErrorContains(t, err, "-five\n+5\n")
 	assert.Assert(t, !strings.Contains(failed.Hunk, "diff --git"))

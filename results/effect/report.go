@@ -36,6 +36,7 @@ type Report struct {
 	Each     string   `json:"each"`
 	Fresh    bool     `json:"fresh,omitempty"`
 
+	Patches int      `json:"patches"`           // of the series; Stages ends at one that does not apply
 	Stages  []Stage  `json:"stages"`            // the base, then after each patch
 	Changes []Change `json:"changes"`           // from the base to the end
 	Steps   []Change `json:"steps,omitempty"`   // from one patch to the next, where both were run; without those unchanged

@@ -182,7 +182,6 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 			*to = append(*to, strings.TrimRight(first+line, " "))
 		}
 	}
-	patches := len(r.Stages) - 1
 	var releases []string
 	if len(r.Stages) > 0 {
 		for _, b := range r.Stages[0].Builds {
@@ -192,7 +191,7 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 		if name == "" {
 			name = r.Stages[0].Commit[:min(12, len(r.Stages[0].Commit))]
 		}
-		add(&head, "", fmt.Sprintf("Tested with nestbed %s: %s on top of %s.", r.Version, patchCount(patches), name))
+		add(&head, "", fmt.Sprintf("Tested with nestbed %s: %s on top of %s.", r.Version, patchCount(r.Patches), name))
 	}
 	add(&head, "", standing(r))
 	if len(r.Changes) > 0 {
@@ -210,7 +209,7 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 	}
 	for _, c := range told(r.Changes) {
 		at := ""
-		if n := turned(c, false); n != "" && patches > 1 {
+		if n := turned(c, false); n != "" && r.Patches > 1 {
 			at = "; patch " + n
 		}
 		add(&list, "  ", fmt.Sprintf("%s: %s (%s, %s): bad %s before, %s after%s", c.Kind, c.Scenario, c.Flavour, c.Machine, share(c.Before), share(c.After), at))

@@ -16,7 +16,7 @@ import (
 
 func seriesReport(changes int) effect.Report {
 	r := effect.Report{
-		Version: "0123456789ab", QEMU: "7.2.22", Accelerator: "tcg", Each: "smoke", Tree: "/home/me/linux",
+		Version: "0123456789ab", QEMU: "7.2.22", Accelerator: "tcg", Each: "smoke", Patches: 3, Tree: "/home/me/linux",
 		Flavours: []string{"base"}, Machines: []string{"intel"}, Globs: []string{"unload-*"}, Ran: 30, Reused: 4, Seconds: 61,
 		NotCovered: []string{"SVM only, emulated (TCG)", "no VMX", "no posted interrupts", "no real DMA ordering"},
 		Stages:     []effect.Stage{{Name: "v6.12-3-g0123456789ab", Subject: "Linux 6.12", Builds: []effect.Build{{Flavour: "base", Release: "6.12.0-base", Hash: "aa", Seconds: 61}}}},
