@@ -176,7 +176,7 @@ func parse(raw []byte) (message, error) {
 		return m, errors.New("a message without mail headers")
 	}
 	if letter.Header.Get("From") == "" || letter.Header.Get("Subject") == "" {
-		return m, errors.New("a message without From: and Subject:")
+		return m, errors.New("a message without the headers From and Subject")
 	}
 	subject, err := new(mime.WordDecoder).DecodeHeader(letter.Header.Get("Subject"))
 	if err != nil {

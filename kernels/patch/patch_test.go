@@ -107,7 +107,7 @@ func TestWhatIsNoMbox(t *testing.T) {
 		"":                                   "x: no mbox: it is empty",
 		"\x7fELF\x00\x01":                    "a message without mail headers",
 		"diff --git a/f b/f\n--- a/f\n":      "a message without",
-		"X-A: b\n\nwords\n":                  "a message without From: and Subject:",
+		"X-A: b\n\nwords\n":                  "a message without the headers From and Subject",
 		mbox(letter("hello", "only words")):  "no message in it holds a patch",
 		mbox(letter("Re: [PATCH] a", "ok.")): "no message in it holds a patch",
 	} {
