@@ -12,7 +12,7 @@ PAYLOAD_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
 SOURCES := $(shell find . \( -name '*.go' -o -name '*.yaml' -o -name '*.config' \) -not -path './results/runs/*') go.mod go.sum
 
 .NOTPARALLEL:
-.PHONY: help setup build payload run test test-all unit e2e bench lint try clean
+.PHONY: help setup build payload run test test-all unit e2e built bench lint try clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ try: build ## S=NAME: build, run one scenario on the default kernel, print its v
 	@test -n "$(S)" || { echo "make try: which scenario? type: make try S=attach-group-container" >&2; exit 2; }
 	@$(BIN) run --output $(RUNS) '$(S)' $(ARGS)
 
-test: setup lint unit e2e ## lint, unit tests with -race, end-to-end tests with real kernels
+test: setup lint unit e2e built ## lint, unit tests with -race, end-to-end tests with real kernels
 
 lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l $(filter %.go,$(SOURCES))); test -z "$$out" || { echo "gofmt would change: $$out" >&2; exit 1; }
@@ -53,8 +53,11 @@ unit: payload ## unit tests, no QEMU needed
 e2e: payload ## end-to-end tests: real QEMU, real kernels
 	$(GO) test -p 1 -timeout 40m -count=1 ./...
 
-test-all: setup lint unit e2e ## make test, and the tier on every stock kernel and machine
-	NESTBED_ALL=1 $(GO) test -timeout 240m -count=1 -run 'TestTierEverywhere' ./harness/cmd/nestbed
+built: payload ## a patch series on a kernel that is built for it, once; the next time only what has changed
+	NESTBED_BUILD=1 $(GO) test -timeout 60m -count=1 -run 'TestSeriesOfFour' ./harness/cmd/nestbed
+
+test-all: test ## make test, the tier on every stock kernel and machine, every flavour and series of kernels
+	NESTBED_ALL=1 $(GO) test -timeout 480m -count=1 -run 'TestTierEverywhere|TestFlavours' ./harness/cmd/nestbed
 
 bench: setup build ## ratios against bare QEMU, with a spinner beside
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./harness/bench

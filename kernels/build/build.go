@@ -225,14 +225,18 @@ func Prune(cache *kernels.Cache) (Pruned, error) {
 				return p, err
 			}
 			whole := strings.TrimSuffix(name, ".lock")
-			info, err := os.Stat(whole)
-			if err == nil && info.IsDir() {
-				err = take(whole)
+			for _, dir := range []string{whole, whole + seedSuffix} {
+				if info, err := os.Stat(dir); err == nil && info.IsDir() {
+					if err := take(dir); err != nil {
+						held.Unlock()
+						return p, err
+					}
+				} else if err != nil && !errors.Is(err, syscall.ENOENT) {
+					held.Unlock()
+					return p, err
+				}
 			}
 			held.Unlock()
-			if err != nil && !errors.Is(err, syscall.ENOENT) {
-				return p, err
-			}
 		}
 	}
 	return p, nil

@@ -160,6 +160,36 @@ func configured(t *testing.T, dir string) int {
 }
 
 // A build from nothing is measured by the last one of its flavour, and goes on counting where it was interrupted.
+// A flavour starts with what base compiled, and compiles what its options change.
+func TestFlavourStartsFromBase(t *testing.T) {
+	tr := newTrial(t)
+	r := Request{Tree: tinyTree(t, "true"), Flavour: "kvm-y", Fragments: []string{allBuiltIn(t)}}
+	alone, err := tr.Build(t.Context(), r)
+	assert.NilError(t, err)
+	assert.Equal(t, alone.Compiled, 1, "no base: from nothing")
+
+	r.Tree = tinyTree(t, "true")
+	r.Flavour = "base"
+	_, err = tr.Build(t.Context(), r)
+	assert.NilError(t, err)
+	r.Flavour = "kvm-y"
+	seeded, err := tr.Build(t.Context(), r)
+	assert.NilError(t, err)
+	assert.Equal(t, seeded.Compiled, 0)
+	assert.Equal(t, seeded.Kernel.Option("LOCALVERSION"), "-kvm-y", "configured for itself")
+	assert.Assert(t, seeded.Dir != alone.Dir)
+
+	// The base of other sources, or one that is not whole, is nothing to start from.
+	r.Tree, r.Flavour = tinyTree(t, "exit 1"), "base"
+	_, err = tr.Build(t.Context(), r)
+	assert.Assert(t, err != nil)
+	put(t, filepath.Join(r.Tree, "main.c"), "true")
+	r.Flavour = "kvm-y"
+	again, err := tr.Build(t.Context(), r)
+	assert.NilError(t, err)
+	assert.Equal(t, again.Compiled, 1)
+}
+
 func TestProgressOfABuildFromNothing(t *testing.T) {
 	tr := newTrial(t)
 	own := allBuiltIn(t)

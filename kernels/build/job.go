@@ -47,6 +47,7 @@ type state struct {
 	Config  string `json:"config,omitempty"`  // what the configuration was made of, as a hash; "" before it was
 	Files   int    `json:"files,omitempty"`   // that were compiled until there was a kernel, in however many goes
 	Whole   bool   `json:"whole,omitempty"`   // there was a build that went to its end
+	Seeded  bool   `json:"seeded,omitempty"`  // it started from another flavour's objects: Files says nothing
 	Running bool   `json:"running,omitempty"` // set while make runs: found later, it was killed
 }
 
@@ -74,6 +75,9 @@ func (j *job) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer j.log.Close()
+	if err := j.seed(ctx); err != nil {
+		return err
+	}
 	j.cc = "gcc"
 	if _, err := exec.LookPath("ccache"); err == nil {
 		j.cc = "ccache gcc"
@@ -103,7 +107,7 @@ func (j *job) make(ctx context.Context) error {
 		return err
 	}
 	before, of := 0, 0
-	if !j.state.Whole {
+	if !j.state.Whole && !j.state.Seeded {
 		before, of = j.state.Files, j.expected()
 	}
 	count := func(object string) {
@@ -130,7 +134,7 @@ func (j *job) expected() int {
 		for _, name := range names {
 			var s state
 			data, err := os.ReadFile(name)
-			if err == nil && json.Unmarshal(data, &s) == nil && s.Schema == stateSchema && s.Whole && s.Files > 0 {
+			if err == nil && json.Unmarshal(data, &s) == nil && s.Schema == stateSchema && s.Whole && !s.Seeded && s.Files > 0 {
 				return s.Files
 			}
 		}
@@ -251,7 +255,9 @@ func environment() []string {
 		}
 		return strings.HasPrefix(name, "KBUILD_") || strings.HasPrefix(name, "KCONFIG_") || strings.HasPrefix(name, "LC_") || name == "LANG"
 	})
-	return append(env, "LC_ALL=C", "LOCALVERSION=",
+	// In depend mode ccache takes the list of what a file includes from the compiler, instead of preprocessing
+	// the file first, which is an eighth of a build from nothing.
+	return append(env, "LC_ALL=C", "LOCALVERSION=", "CCACHE_DEPEND=1",
 		"KBUILD_BUILD_USER=nestbed", "KBUILD_BUILD_HOST=nestbed", "KBUILD_BUILD_VERSION=1",
 		"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970")
 }
