@@ -97,6 +97,11 @@ func (c *Cache) resolve(ctx context.Context, text string, progress func(string),
 	if s, err = s.absolute(); err != nil {
 		return Kernel{}, err
 	}
+	if s.kind == specHash {
+		k, err := c.Show(s.version)
+		k.Spec = text
+		return k, err
+	}
 	known := func() (Kernel, bool, error) {
 		if anew && s.kind != specBuild { // a build is made anew by building
 			return Kernel{}, false, nil

@@ -508,8 +508,16 @@ func TestShowAndRemove(t *testing.T) {
 	_, err = c.Show("6.10.1")
 	assert.ErrorContains(t, err, `"6.10.1" means 2 kernels: give the hash (`)
 
+	// As a SPEC the hash stands for the same kernel, whatever its name means now.
+	k, err := c.Resolve(t.Context(), newer.HashSpec(), nil)
+	assert.NilError(t, err)
+	assert.Equal(t, k.Hash, newer.Hash)
+	assert.Equal(t, k.Spec, "hash:"+newer.Hash[:12])
+
 	assert.NilError(t, c.Remove(newer.Hash))
-	k, err := c.Show("6.10.1")
+	_, err = c.Resolve(t.Context(), newer.HashSpec(), nil)
+	assert.ErrorContains(t, err, "no kernel ")
+	k, err = c.Show("6.10.1")
 	assert.NilError(t, err)
 	assert.Equal(t, k.Hash, rebuilt.Hash)
 	assert.NilError(t, c.Remove(one))

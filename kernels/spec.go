@@ -8,7 +8,7 @@ import (
 )
 
 // specForms is what an error about a SPEC ends with: every form, each as it would be typed.
-const specForms = "want debian:6.12, debian:SUITE/6.12, a .deb (several: a.deb,b.deb), a folder, a kernel build tree, build:NAME/FLAVOUR, or running"
+const specForms = "want debian:6.12, debian:SUITE/6.12, a .deb (several: a.deb,b.deb), a folder, a kernel build tree, build:NAME/FLAVOUR, hash:HASH, or running"
 
 // SpecError says that a SPEC cannot be understood. It is the user's to correct, unlike a failed import.
 type SpecError struct {
@@ -30,13 +30,14 @@ const (
 	specRunning
 	specBuild  // version: NAME/FLAVOUR; paths[0], where it is known, the build's folder
 	specSource // as specDebian, the package of sources
+	specHash   // version: the beginning of the content's hash
 )
 
 // spec is a parsed SPEC.
 type spec struct {
 	kind    specKind
 	suite   string
-	version string // of Debian's kernel or sources; of a build its name
+	version string // of Debian's kernel or sources; of a build its name; of a kernel in the cache its hash
 	paths   []string
 	origin  string // of a build: what it was built from
 }
@@ -44,6 +45,7 @@ type spec struct {
 var (
 	specVersion = regexp.MustCompile(`^[0-9]{1,4}\.[0-9]{1,5}(\.[0-9]{1,5})?$`)
 	specSuite   = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,63}$`)
+	specHashed  = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
 	specBuilt   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+~@-]{0,127}/[a-z0-9][A-Za-z0-9_.+-]{0,127}$`)
 )
 
@@ -51,6 +53,7 @@ const (
 	debianPrefix = "debian:"
 	sourcePrefix = "debian-source:"
 	buildPrefix  = "build:"
+	hashPrefix   = "hash:"
 )
 
 // parseSpec understands text without looking at the machine.
@@ -75,6 +78,12 @@ func parseSpec(text string) (spec, error) {
 			return bad(fmt.Sprintf("%q is not the name of a build", name), "want build:NAME/FLAVOUR, as nestbed kernel list shows it")
 		}
 		return spec{kind: specBuild, version: name}, nil
+	case strings.HasPrefix(text, hashPrefix):
+		hash := strings.TrimPrefix(text, hashPrefix)
+		if !specHashed.MatchString(hash) {
+			return bad(fmt.Sprintf("%q is not the beginning of a hash", hash), "want 8 or more of its digits, as nestbed kernel list shows them")
+		}
+		return spec{kind: specHash, version: hash}, nil
 	case strings.HasSuffix(text, ".deb"):
 		paths := strings.Split(text, ",")
 		for _, p := range paths {
@@ -150,6 +159,8 @@ func (s spec) String() string {
 		return s.prefix() + s.suite + "/" + s.version
 	case specBuild:
 		return buildPrefix + s.version
+	case specHash:
+		return hashPrefix + s.version
 	case specPackage, specFolder:
 		return strings.Join(s.paths, ",")
 	case specRunning:

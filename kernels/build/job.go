@@ -113,7 +113,7 @@ func (j *job) make(ctx context.Context) error {
 	count := func(object string) {
 		j.count++
 		if j.compiled != nil {
-			j.compiled(before+j.count, of, object)
+			j.compiled(before+j.count, of, strings.TrimPrefix(object, j.out+"/"))
 		}
 	}
 	err = j.target(ctx, count, fmt.Sprintf("-j%d", j.jobs), "bzImage", "modules")

@@ -20,6 +20,7 @@ const specHelp = `A SPEC names a kernel:
     ./linux-image-....deb        a package, or several joined by commas
     DIR                          a folder with a vmlinuz and its modules, or a kernel build tree
     build:NAME/FLAVOUR           what nestbed kernel build made last under that name
+    hash:HASH                    a kernel in the cache, by 8 or more digits of what kernel list shows
     running                      the kernel that runs on this machine`
 
 func newKernel() *cobra.Command {

@@ -224,7 +224,11 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 		BuildKey: buildKey(ctx),
 		Kernel: func(hash string) (kernels.Kernel, bool) {
 			k, err := t.kernels.Show(hash)
-			return k, err == nil
+			if err != nil {
+				return k, false
+			}
+			k.Spec = k.HashSpec()
+			return k, true
 		},
 	}
 	failed := s.Go(ctx)
@@ -348,6 +352,9 @@ func (b *seriesBuilder) Build(ctx context.Context, dir, flavour string) (kernels
 	if failed, ok := errors.AsType[*build.FailedError](err); ok {
 		// As the developer's own make would name the files.
 		return r.Kernel, &series.BuildError{First: strings.ReplaceAll(failed.First, b.tree+"/", ""), Log: failed.Log}
+	}
+	if err == nil {
+		r.Kernel.Spec = r.Kernel.HashSpec() // the build's name is the next patch's in a moment
 	}
 	return r.Kernel, err
 }
