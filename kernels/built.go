@@ -30,10 +30,6 @@ func (c *Cache) AddBuild(ctx context.Context, name, dir, origin string, progress
 	return k, nil
 }
 
-// HashSpec is the SPEC of this very kernel for as long as it is in the cache, whatever is built later under the name
-// that it has now.
-func (k Kernel) HashSpec() string { return hashPrefix + k.Hash[:12] }
-
 // unbuilt is the error that s can only be had by a build, if that is so.
 func unbuilt(s spec, text string) error {
 	switch s.kind {

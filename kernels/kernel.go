@@ -120,6 +120,10 @@ func loadKernel(dir string) (Kernel, error) {
 // Vmlinuz is the path of the bootable image.
 func (k Kernel) Vmlinuz() string { return filepath.Join(k.Dir, vmlinuzFile) }
 
+// HashSpec is the SPEC of this very kernel for as long as it is in the cache, whatever is built later under the name
+// that it has now.
+func (k Kernel) HashSpec() string { return hashPrefix + k.Hash[:12] }
+
 // Version is MAJOR.MINOR of the release.
 func (k Kernel) Version() Version {
 	v, err := ParseVersion(k.Release)
