@@ -47,6 +47,7 @@ kernels/build: kernels kernels/flock kernels/program kernels/fragments kernels/k
 
 guestagent/kvm:  guestagent/uapi
 guestagent/vfio: guestagent/uapi
+guestagent/iommufd: guestagent/uapi
 guestagent/pci:  guestagent/uapi
 guestagent/kmod: guestagent/uapi
 scenarios/lab: guestagent/* results/record

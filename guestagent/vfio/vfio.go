@@ -1,7 +1,8 @@
-// Package vfio wraps VFIO's legacy interface: a container with a type1 IOMMU, a group, a device. One type
-// for each file descriptor and its owner.
+// Package vfio wraps VFIO's two ways to a device: the legacy one, a container with a type1 IOMMU, a group and
+// the device in it, and the device's own node, which is bound to an IOMMUFD. One type for each file descriptor
+// and its owner.
 //
-// Calls return the kernel's errors and judge nothing. Binding a device to vfio-pci is sysfs and lives in
+// Calls return the kernel's errors and judge nothing. An IOMMUFD and its objects are package iommufd's. Binding a device to vfio-pci is sysfs and lives in
 // package pci; what a device does with its registers is not here either.
 package vfio
 
@@ -117,7 +118,7 @@ func (g *Group) Device(name string) (*Device, error) {
 	return &Device{uapi.Own(fd, name)}, nil
 }
 
-// Device is a VFIO device's descriptor.
+// Device is a VFIO device's descriptor, its group's or its own.
 type Device struct{ uapi.Desc }
 
 // Info is what VFIO_DEVICE_GET_INFO says.
