@@ -1,7 +1,6 @@
 package scenarios
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/nestbed/nestbed/scenarios/lab"
@@ -30,16 +29,7 @@ var _ = lab.Register(lab.Scenario{
 	Timeout: 30 * time.Second,
 	Run: func(t *lab.T) {
 		dev := t.BindVFIO(lab.EDU)
-		names := t.LoadedUnderTest()
-		held := map[string]int{}
-		after := func(step string, name string, n int) {
-			if name != "" {
-				held[t.Module(name).Name()] += n
-			}
-			for _, name := range names {
-				t.WantInt(t.Module(name).Held(), held[name], fmt.Sprintf("%s: references of %s", step, name))
-			}
-		}
+		refs := t.TraceRefs()
 		one := map[bool]int{true: 1}
 		pinned := one[!t.Since(6, 7)]                 // kvm_create_vm: __module_get
 		owner := one[!t.Since(6, 1) || t.Since(6, 7)] // kvm_vm_fops, kvm_vcpu_fops
@@ -48,39 +38,48 @@ var _ = lab.Register(lab.Scenario{
 		symbol := one[t.Regime() == lab.RSYM]         // symbol_get(kvm_put_kvm)
 		file := one[t.Regime() == lab.RFILE]          // the VM's file is held, its module is as before
 		producer := t.BypassRefs()                    // irq_bypass_register_producer
-		after("a device that is bound", "", 0)
+		refs.Claim("a device that is bound")
 
 		t.Step("the way in")
 		dev.OpenContainer()
-		after("the container is open", "vfio", 1)
+		refs.Take("vfio", 1)
+		refs.Claim("the container is open")
 		dev.OpenGroup()
-		after("the group is open", "vfio", group)
+		refs.Take("vfio", group)
+		refs.Claim("the group is open")
 		dev.SetContainer()
-		after("the group is in the container", "", 0)
+		refs.Claim("the group is in the container")
 		dev.SetIOMMU()
-		after("the container has an IOMMU", "vfio_iommu_type1", 1)
+		refs.Take("vfio_iommu_type1", 1)
+		refs.Claim("the container has an IOMMU")
 		vm := t.NewVM()
-		after("/dev/kvm and a VM are open", lab.KVMVendor, 1+pinned+owner)
+		refs.Take(lab.KVMVendor, 1+pinned+owner)
+		refs.Claim("/dev/kvm and a VM are open")
 		vm.CloseSystem()
-		after("/dev/kvm is closed", lab.KVMVendor, -1)
+		refs.Take(lab.KVMVendor, -1)
+		refs.Claim("/dev/kvm is closed")
 		vm.NewVCPU()
-		after("a vCPU is open", lab.KVMVendor, owner)
+		refs.Take(lab.KVMVendor, owner)
+		refs.Claim("a vCPU is open")
 		vm.AddVFIO(dev)
-		after("the VM knows of the group", lab.KVMVendor, deviceOwner)
+		refs.Take(lab.KVMVendor, deviceOwner)
+		refs.Claim("the VM knows of the group")
 		dev.Open()
-		held["vfio"]++
-		held["kvm"] += symbol
-		after("the device is open", "vfio_pci", 1)
+		refs.Take("vfio", 1)
+		refs.Take("kvm", symbol)
+		refs.Take("vfio_pci", 1)
+		refs.Claim("the device is open")
 		dev.EnableMSI()
-		after("an MSI vector is set up", "irqbypass", producer)
+		refs.Take("irqbypass", producer)
+		refs.Claim("an MSI vector is set up")
 
 		t.Step("the way out, the VM's descriptors first")
 		vm.Close()
-		held[t.Module(lab.KVMVendor).Name()] = file * (pinned + owner)
-		after("the VM's descriptors are closed", "", 0)
+		refs.Want(lab.KVMVendor, file*(pinned+owner))
+		refs.Claim("the VM's descriptors are closed")
 		dev.Close()
-		clear(held)
-		after("all is closed", "", 0)
+		refs.Rest()
+		refs.Claim("all is closed")
 
 		t.Step("once more, the device's descriptors first")
 		vm = t.NewVM()
@@ -88,12 +87,13 @@ var _ = lab.Register(lab.Scenario{
 		dev.Open()
 		dev.EnableMSI()
 		dev.Close()
-		held[t.Module(lab.KVMVendor).Name()] = 1 + pinned + owner + deviceOwner
-		held["vfio_iommu_type1"] = 1
+		refs.Want(lab.KVMVendor, 1+pinned+owner+deviceOwner)
+		refs.Want("vfio_iommu_type1", 1)
 		// kvm-vfio keeps the group's file; on 5.10 a user of the group instead, which is no file.
-		after("the VM still knows of the group", "vfio", group*one[t.Since(6, 1)])
+		refs.Take("vfio", group*one[t.Since(6, 1)])
+		refs.Claim("the VM still knows of the group")
 		vm.Close()
-		clear(held)
-		after("all is closed", "", 0)
+		refs.Rest()
+		refs.Claim("all is closed")
 	},
 })

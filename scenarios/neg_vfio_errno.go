@@ -110,7 +110,7 @@ var _ = lab.Register(lab.Scenario{
 				return err
 			}},
 			{"an ioctl of the device's", unix.ENOTTY, group(uapi.VFIODeviceGetInfo, 0)},
-			{"BIND_IOMMUFD, an ioctl of the cdev's", unix.ENOTTY, group(uapi.VFIOBase("VFIO_DEVICE_BIND_IOMMUFD", 18), 0)},
+			{"BIND_IOMMUFD, an ioctl of the cdev's", unix.ENOTTY, group(uapi.VFIODeviceBindIOMMUFD, 0)},
 		})
 
 		t.Step("a container without a group")

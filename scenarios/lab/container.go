@@ -9,7 +9,7 @@ import (
 	"github.com/nestbed/nestbed/guestagent/uapi"
 )
 
-const unsafeInterrupts = "allow_unsafe_interrupts" // of vfio_iommu_type1
+const unsafeInterrupts = "allow_unsafe_interrupts" // of vfio_iommu_type1 and of iommufd
 
 // RemapsInterrupts reports whether the machine's interrupts go through an IOMMU.
 func (t *T) RemapsInterrupts() bool {

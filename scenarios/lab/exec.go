@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -175,21 +174,6 @@ func (p Program) environ(t *T, devices []*VFIODevice) []string {
 		}
 	}
 	return env
-}
-
-// cdev is the device's own character device, "" where the kernel has none (CONFIG_VFIO_DEVICE_CDEV).
-func (t *T) cdev(address string) string {
-	entries, err := os.ReadDir(filepath.Join(t.env.Root, "/sys/bus/pci/devices", address, "vfio-dev"))
-	if err != nil {
-		return ""
-	}
-	for _, e := range entries {
-		node := filepath.Join("/dev/vfio/devices", e.Name())
-		if _, err := os.Stat(filepath.Join(t.env.Root, node)); err == nil {
-			return node
-		}
-	}
-	return ""
 }
 
 // reloadNeeds puts back the modules that the program has unloaded, as it may: the closing invariant counts

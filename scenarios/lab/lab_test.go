@@ -316,7 +316,7 @@ func TestVendorModule(t *testing.T) {
 }
 
 func TestAllowInterrupts(t *testing.T) {
-	const parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+	names := []string{"vfio_iommu_type1", "iommufd"} // a kernel has both, or either
 	for _, c := range []struct{ iommu, chip, want string }{
 		{"0000:00:01.0", "IO-APIC 4-edge", "Y"},
 		{"ivhd0", "IO-APIC 4-edge", "Y"},
@@ -324,18 +324,23 @@ func TestAllowInterrupts(t *testing.T) {
 		{"dmar0", "IR-IO-APIC 4-edge", "N"},
 		{"dmar0", "IO-APIC 4-edge", "N"}, // would be the kernel's mistake
 	} {
-		root := guestRoot(t)
-		fs.Apply(t, root,
-			fs.WithDir("sys", fs.WithDir("module", fs.WithDir("vfio_iommu_type1", fs.WithDir("parameters", fs.WithFile("allow_unsafe_interrupts", "N"))))),
-			fs.WithDir("proc", fs.WithFile("interrupts", "           CPU0\n  4: 17 "+c.chip+" ttyS0\n")))
-		class := root.Join("sys/class/iommu/0000:00:01.0")
-		if c.iommu != "0000:00:01.0" {
-			assert.NilError(t, os.Rename(class, root.Join("sys/class/iommu/"+c.iommu)))
+		for _, has := range [][]string{names, names[:1], names[1:]} {
+			root := guestRoot(t)
+			fs.Apply(t, root, fs.WithDir("proc", fs.WithFile("interrupts", "           CPU0\n  4: 17 "+c.chip+" ttyS0\n")))
+			for _, name := range has {
+				fs.Apply(t, root, fs.WithDir("sys", fs.WithDir("module", fs.WithDir(name, fs.WithDir("parameters", fs.WithFile("allow_unsafe_interrupts", "N"))))))
+			}
+			class := root.Join("sys/class/iommu/0000:00:01.0")
+			if c.iommu != "0000:00:01.0" {
+				assert.NilError(t, os.Rename(class, root.Join("sys/class/iommu/"+c.iommu)))
+			}
+			assert.DeepEqual(t, own(host(t, root.Path(), scenario(func(t *T) { t.allowInterrupts() }), nil)), []string(nil))
+			for _, name := range has {
+				got, err := os.ReadFile(root.Join("sys/module", name, "parameters/allow_unsafe_interrupts"))
+				assert.NilError(t, err)
+				assert.Equal(t, string(got), c.want, "%s: %s, %s", name, c.iommu, c.chip)
+			}
 		}
-		host(t, root.Path(), scenario(func(t *T) { t.allowInterrupts() }), nil)
-		got, err := os.ReadFile(root.Join(parameter))
-		assert.NilError(t, err)
-		assert.Equal(t, string(got), c.want, "%s, %s", c.iommu, c.chip)
 	}
 }
 
@@ -492,6 +497,17 @@ func TestGroupNode(t *testing.T) {
 	assert.DeepEqual(t, open(), []string{"FALSE open /dev/vfio/987654 succeeds"})
 	fs.Apply(t, root, fs.WithDir("dev", fs.WithDir("vfio", fs.WithDir("devices"))))
 	assert.DeepEqual(t, open(), []string{"skip config CONFIG_VFIO_GROUP: no /dev/vfio/987654: this kernel has no group interface"})
+}
+
+// A kernel without containers has no type1 to load with vfio_pci.
+func TestNeedsOfAKernelWithoutType1(t *testing.T) {
+	root := guestRoot(t)
+	fs.Apply(t, root, fs.WithDir("sys", fs.WithDir("module", fs.WithDir("vfio_pci", fs.WithFile("initstate", "live\n")))))
+	s := scenario(func(t *T) { t.Check(true, "it runs") })
+	s.Needs.Modules = []string{"vfio_pci"}
+	assert.DeepEqual(t, own(host(t, root.Path(), s, nil)), []string{"ok it runs"})
+	s.Needs.Modules = []string{"vfio_pci", "vfio_iommu_type1"}
+	assert.DeepEqual(t, own(host(t, root.Path(), s, nil)), []string{"broken load module vfio_iommu_type1: no module file, and not built in"})
 }
 
 // A module that the scenario was the first to load is as it was right after that, or gone.

@@ -16,8 +16,8 @@ var underTest = []string{
 	"vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1", "vfio_virqfd", "iommufd",
 }
 
-// LoadedUnderTest names the modules under test that are loaded.
-func (t *T) LoadedUnderTest() []string {
+// loadedUnderTest names the modules under test that are loaded.
+func (t *T) loadedUnderTest() []string {
 	return slices.DeleteFunc(slices.Clone(underTest), func(name string) bool { return !t.mods.Loaded(name) })
 }
 
@@ -64,6 +64,13 @@ func (m *Module) Unload() error {
 	return err
 }
 
+// StartUnload begins an Unload whose end the module's exit function may keep waiting for. If the module goes, it is
+// loaded again at the scenario's end at the latest.
+func (m *Module) StartUnload() *Pending {
+	m.t.atEnd("load "+m.name+" again", func() error { return m.t.mods.Load(m.name) })
+	return m.t.Start("unload "+m.name, func() error { return m.t.mods.Unload(m.name) })
+}
+
 // Load loads the module and what it depends on; nothing happens if it is there.
 func (m *Module) Load() {
 	there := m.Loaded()
@@ -90,7 +97,10 @@ func (t *T) loadNeeds() error {
 			}
 			t.vendor = vendor
 		case "vfio_pci":
-			// vfio.ko asks modprobe for it, which this guest has not.
+			// vfio.ko asks modprobe for it, which this guest has not. A kernel without containers has none.
+			if !t.mods.Has("vfio_iommu_type1") {
+				continue
+			}
 			if err := t.mods.Load("vfio_iommu_type1"); err != nil {
 				return err
 			}

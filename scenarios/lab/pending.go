@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,6 +65,15 @@ func (p *Pending) Done() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// Interrupt sends the operation's thread a signal, which ends an interruptible sleep in the kernel. It is the one by
+// which the Go runtime preempts, and so has no other effect. An operation that has returned is none to interrupt.
+func (p *Pending) Interrupt() {
+	err := unix.Tgkill(unix.Getpid(), p.tid, unix.SIGURG)
+	if !errors.Is(err, unix.ESRCH) {
+		p.t.mustHost("signal", err)
 	}
 }
 

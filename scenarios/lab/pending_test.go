@@ -33,6 +33,26 @@ func TestPending(t *testing.T) {
 	assert.DeepEqual(t, own(list), []string{"ok it waits", "ok its own error comes back", "ok it is over", "ok what has returned is nowhere"})
 }
 
+// A signal wakes an operation that sleeps interruptibly, and there may be none any more.
+func TestInterrupt(t *testing.T) {
+	list := host(t, guestRoot(t).Path(), scenario(func(t *T) {
+		fds := make([]int, 2)
+		t.mustHost("pipe", unix.Pipe(fds))
+		p := t.Start("poll a pipe", func() error {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fds[0]), Events: unix.POLLIN}}, -1)
+			return err
+		})
+		for !p.Done() { // the first ones may come before it sleeps
+			p.Interrupt()
+		}
+		t.WantErr(p.Wait(5*time.Second), unix.EINTR, "the poll is interrupted")
+		p.Interrupt()
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+	}), nil)
+	assert.DeepEqual(t, own(list), []string{"ok the poll is interrupted"})
+}
+
 // A scenario that ends early must not wait for what only a later cleanup lets go.
 func TestPendingLetGoByCleanup(t *testing.T) {
 	list := host(t, guestRoot(t).Path(), scenario(func(t *T) {

@@ -72,7 +72,7 @@ var areas = []Area{Attach, Unload, Detach, Hotplug, IOMMU, IRQ, Reset, DMABuf, N
 type Needs struct {
 	Devices   []Device // hot-added by the host when BindVFIO asks, at most so many
 	IOMMU     IOMMUNeed
-	Modules   []string // loaded before the baseline; "kvm" brings the CPU's vendor module, "vfio_pci" the type1 IOMMU
+	Modules   []string // loaded before the baseline; "kvm" brings the CPU's vendor module, "vfio_pci" the type1 IOMMU if there is one
 	MinKernel string   // "6.6"; empty: any
 	MaxKernel string   // inclusive: "6.1" includes every 6.1.y
 	Options   []string // "CONFIG_X", each y or m

@@ -77,10 +77,10 @@ func (t *T) claim(c record.Check) {
 }
 
 // WantInt claims a number.
-func (t *T) WantInt(got, want int, claim string) {
-	t.claim(record.Check{
-		OK: got == want, Claim: claim, Want: fmt.Sprint(want), Got: fmt.Sprint(got), Site: site(1),
-	})
+func (t *T) WantInt(got, want int, claim string) { t.wantInt(got, want, claim, site(1)) }
+
+func (t *T) wantInt(got, want int, claim, at string) {
+	t.claim(record.Check{OK: got == want, Claim: claim, Want: fmt.Sprint(want), Got: fmt.Sprint(got), Site: at})
 }
 
 // WantErr claims the outcome of an operation: an errno, or nil for success.

@@ -119,15 +119,19 @@ func (t *T) BindVFIO(kind Device) *VFIODevice {
 	return d
 }
 
-// allowInterrupts lets type1 have a device whose interrupts nothing remaps, which it refuses otherwise:
-// virtio-iommu never remaps them, amd-iommu of QEMU 7.2 not for every kernel (7.3: "No southbridge IOAPIC
-// found, Disabling interrupt remapping"). With intel-iommu a refusal stays the kernel's own mistake.
+// allowInterrupts lets type1 and IOMMUFD have a device whose interrupts nothing remaps, which they refuse
+// otherwise: virtio-iommu never remaps them, amd-iommu of QEMU 7.2 not for every kernel (7.3: "No southbridge
+// IOAPIC found, Disabling interrupt remapping"). With intel-iommu a refusal stays the kernel's own mistake.
 func (t *T) allowInterrupts() {
 	if t.IOMMU() == IntelIOMMU || t.RemapsInterrupts() {
 		return
 	}
-	t.Log("no interrupt remapping: vfio_iommu_type1.allow_unsafe_interrupts=Y")
-	t.mustHost("allow unsafe interrupts", t.mods.SetParameter("vfio_iommu_type1", "allow_unsafe_interrupts", "Y"))
+	for _, name := range []string{"vfio_iommu_type1", "iommufd"} {
+		if t.mods.Present(name) { // a kernel may have either way without the other
+			t.Log("no interrupt remapping: " + name + "." + unsafeInterrupts + "=Y")
+			t.mustHost("allow unsafe interrupts", t.mods.SetParameter(name, unsafeInterrupts, "Y"))
+		}
+	}
 }
 
 // plug asks the host for a device behind the next root port and returns once the guest can use it.
@@ -324,12 +328,16 @@ func (d *VFIODevice) ToMemory(iova uint32) {
 // RoundTrip has the device read the page at iova and, once it has been cleared, write it back. It reports
 // whether the bytes made the way.
 func (d *VFIODevice) RoundTrip(page *Page, iova uint32, pattern byte) bool {
-	ctx, cancel := d.t.patience(5 * time.Second)
+	return d.t.roundTrip(d.edu, page, iova, pattern)
+}
+
+func (t *T) roundTrip(edu pci.EDU, page *Page, iova uint32, pattern byte) bool {
+	ctx, cancel := t.patience(5 * time.Second)
 	defer cancel()
 	page.Fill(pattern)
-	d.t.mustDevice("DMA of edu", d.edu.FromMemory(ctx, iova, pci.EDUMaxDMA))
+	t.mustDevice("DMA of edu", edu.FromMemory(ctx, iova, pci.EDUMaxDMA))
 	page.Fill(^pattern)
-	d.t.mustDevice("DMA of edu", d.edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
+	t.mustDevice("DMA of edu", edu.ToMemory(ctx, iova, pci.EDUMaxDMA))
 	return page.Count(pattern) == pci.EDUMaxDMA
 }
 

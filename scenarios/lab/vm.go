@@ -50,9 +50,7 @@ func (t *T) NewVM() *VM {
 func (v *VM) AddVFIO(dev *VFIODevice) {
 	dev.Attach()
 	if v.vfio == nil {
-		var err error
-		v.vfio, err = v.vm.CreateVFIO()
-		v.t.must(err)
+		v.NewVFIO()
 	}
 	v.t.must(v.vfio.Add(dev.group.FD()))
 }
