@@ -108,6 +108,39 @@ func TestShippedKnownExplainsTheUnloadBug(t *testing.T) {
 	assert.Equal(t, known.Explain(cellOf(scenario, "7.3.4+deb13-amd64"), o).Verdict, record.Known)
 }
 
+// A false claim is known by its words, which are the scenario's.
+func TestShippedKnownExplainsTheDoubleBind(t *testing.T) {
+	known, err := ShippedKnown()
+	assert.NilError(t, err)
+	claims := 0
+	for _, issue := range known.issues {
+		if issue.verdict != record.Fail {
+			continue
+		}
+		claims++
+		text, err := os.ReadFile(filepath.Join("../scenarios", strings.ReplaceAll(issue.Scenario, "-", "_")+".go"))
+		assert.NilError(t, err)
+		assert.Check(t, strings.Contains(string(text), `"`+issue.Title+`"`), "%s does not claim %q", issue.Scenario, issue.Title)
+
+		fails := func(claim string, reports ...record.Report) Outcome {
+			return Judge(Input{Records: script("step:close", "no:"+claim, "inv:references of kvm are back", "done"), Reports: reports, Exit: fine})
+		}
+		o := known.Explain(cellOf(issue.Scenario, "6.12.117-base"), fails(issue.Title))
+		assert.Check(t, o.Verdict == record.Known && o.Known == "vfio-cdev-double-bind" && o.Was == record.Fail, "%v %q", o.Verdict, o.Title)
+		warn := record.Report{Title: "WARNING in kvm_put_kvm", Class: record.ClassWarn, Frames: []string{"kvm_put_kvm"}, Modules: []string{"kvm"}}
+		for what, o := range map[string]Outcome{
+			"another claim":      known.Explain(cellOf(issue.Scenario, "6.12.117-base"), fails("the VM lives on")),
+			"another scenario":   known.Explain(cellOf("attach-cdev-iommufd", "6.12.117-base"), fails(issue.Title)),
+			"a kernel before it": known.Explain(cellOf(issue.Scenario, "6.5.9"), fails(issue.Title)),
+			"a kernel after it":  known.Explain(cellOf(issue.Scenario, "7.4.0-rc1"), fails(issue.Title)),
+			"a report with it":   known.Explain(cellOf(issue.Scenario, "6.12.117-base"), fails(issue.Title, warn)),
+		} {
+			assert.Check(t, o.Verdict != record.Known, "%s is explained", what)
+		}
+	}
+	assert.Equal(t, claims, 2)
+}
+
 const smallKnown = `schema: nestbed/known/1
 issues:
   - id: X1
