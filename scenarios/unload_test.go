@@ -15,6 +15,8 @@ var (
 		"@bar: stock 6.12.117 and 7.3.4, rmmod kvm_amd succeeds under a mapped BAR. @kvm: nothing left open: 'stays for /dev/kvm' was false, want EWOULDBLOCK, got success")
 	_ = seenToFail("unload-vfio-pci-open",
 		"the mapping undone before the unload: 'vfio_pci stays with only a mapping left' was false, want EWOULDBLOCK, got success")
+	_ = seenToFail("unload-vfio-pci-cdev-unbound",
+		"the node closed before the unload, 6.12 built with IOMMUFD: 'it waits in vfio_unregister_group_dev' was false")
 	_ = seenToFail("unload-vfio-pci-idle-bound",
 		"an open of the device left: 'vfio_pci may leave' was false, want success, got EWOULDBLOCK")
 	_ = seenToFail("unload-type1-container",
