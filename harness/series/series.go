@@ -141,6 +141,9 @@ func (s *Series) steps(ctx context.Context) error {
 	}
 	end := len(s.stages) - 1
 	for _, flavour := range s.Flavours {
+		if !s.comparable(flavour) {
+			continue
+		}
 		for i, st := range s.stages {
 			k, ok := st.kernels[flavour]
 			if !ok {
@@ -163,6 +166,14 @@ func (s *Series) steps(ctx context.Context) error {
 		return err
 	}
 	return s.search(ctx)
+}
+
+// comparable says whether any patch builds: without one there is nothing to compare the base with.
+func (s *Series) comparable(flavour string) bool {
+	return slices.ContainsFunc(s.stages[1:], func(st *stage) bool {
+		_, ok := st.kernels[flavour]
+		return ok
+	})
 }
 
 // apply makes the commits of all stages. A series that does not apply ends here: whole is false.

@@ -419,6 +419,7 @@ make[2]: *** [/src/scripts/kconfig/Makefile:85: olddefconfig] Error 1
 ERROR: modpost: "kvm_put_kvm" [drivers/vfio/vfio.ko] undefined!
 make[3]: *** [scripts/Makefile.modpost:145: Module.symvers] Error 1
 `, `ERROR: modpost: "kvm_put_kvm" [drivers/vfio/vfio.ko] undefined!`},
+		{"crooked path", "arch/x86/kvm/../../../virt/kvm/vfio.c:20:7: error: unknown type name 'x'\n   20 | x y;\n", "virt/kvm/vfio.c:20:7: error: unknown type name 'x'\n   20 | x y;"},
 		{"linker", `ld: vmlinux.o: in function ` + "`f':" + `
 main.c:(.text+0x1): undefined reference to ` + "`g'" + `
 make: *** [Makefile:1: vmlinux] Error 1

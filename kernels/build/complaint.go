@@ -1,6 +1,7 @@
 package build
 
 import (
+	"path"
 	"regexp"
 	"strings"
 )
@@ -33,7 +34,9 @@ var (
 	compilerLine = regexp.MustCompile(`: (?:fatal )?error: |: error \d+: |undefined reference to|^ERROR: |^(?:\S*ld|collect2|objtool|as): .*error|: command not found$|: not found$|^FAILED|: Error: `)
 	contextLine  = regexp.MustCompile(`^ +(?:\d+ )?\||^ +\d+ \| |^\S+: note: |^ *(?:\^|~)`)
 	treeLine     = regexp.MustCompile(`^\*\*\*|^(?:Makefile|\S+/Makefile\S*|\S+/Kbuild):\d+: \*\*\* |^\S+:\d+: .*(?:syntax error|can't open file|recursive)`)
-	targetLine   = regexp.MustCompile(`^make(?:\[\d+\])?: \*\*\* `)
+	// virt/kvm is compiled as arch/x86/kvm/../../../virt/kvm.
+	crookedPath = regexp.MustCompile(`^[^\s:]+/\.\./[^\s:]+`)
+	targetLine  = regexp.MustCompile(`^make(?:\[\d+\])?: \*\*\* `)
 )
 
 func (l *listener) line(s string) {
@@ -62,6 +65,9 @@ func (l *listener) line(s string) {
 	}
 	for k, pattern := range []*regexp.Regexp{compiler: compilerLine, tree: treeLine, target: targetLine} {
 		if pattern.MatchString(s) && !l.has(kind(k)) {
+			if m := crookedPath.FindString(s); m != "" {
+				s = path.Clean(m) + s[len(m):]
+			}
 			l.found = append(l.found, finding{kind: kind(k), lines: []string{s}, open: true})
 			return
 		}

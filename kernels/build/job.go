@@ -255,9 +255,9 @@ func environment() []string {
 		}
 		return strings.HasPrefix(name, "KBUILD_") || strings.HasPrefix(name, "KCONFIG_") || strings.HasPrefix(name, "LC_") || name == "LANG"
 	})
-	// In depend mode ccache takes the list of what a file includes from the compiler, instead of preprocessing
-	// the file first, which is an eighth of a build from nothing.
-	return append(env, "LC_ALL=C", "LOCALVERSION=", "CCACHE_DEPEND=1",
+	// ccache's depend mode would save an eighth of a build from nothing, but preprocessing is what tells it that
+	// another flavour, whose options a file names and does not use, is the same to the compiler.
+	return append(env, "LC_ALL=C", "LOCALVERSION=", "CCACHE_NODEPEND=1",
 		"KBUILD_BUILD_USER=nestbed", "KBUILD_BUILD_HOST=nestbed", "KBUILD_BUILD_VERSION=1",
 		"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970")
 }
