@@ -31,12 +31,13 @@ var _ = lab.Register(lab.Scenario{
 		dev := t.BindVFIO(lab.EDU)
 		refs := t.TraceRefs()
 		one := map[bool]int{true: 1}
-		pinned := one[!t.Since(6, 7)]                 // kvm_create_vm: __module_get
+		pinned := t.VendorPin()                       // kvm_create_vm: __module_get
 		owner := one[!t.Since(6, 1) || t.Since(6, 7)] // kvm_vm_fops, kvm_vcpu_fops
 		deviceOwner := one[t.Since(6, 7)]             // kvm_device_fops
 		group := 1 + one[t.Since(6, 1)]               // cdev and file
 		symbol := one[t.Regime() == lab.RSYM]         // symbol_get(kvm_put_kvm)
-		file := one[t.Regime() == lab.RFILE]          // the VM's file is held, its module is as before
+		lives := one[t.Regime() != lab.R61]           // the device keeps the VM alive
+		file := one[t.Regime() == lab.RFILE]          // by its file, whose module is as before
 		producer := t.BypassRefs()                    // irq_bypass_register_producer
 		refs.Claim("a device that is bound")
 
@@ -75,7 +76,7 @@ var _ = lab.Register(lab.Scenario{
 
 		t.Step("the way out, the VM's descriptors first")
 		vm.Close()
-		refs.Want(lab.KVMVendor, file*(pinned+owner))
+		refs.Want(lab.KVMVendor, lives*pinned+file*owner)
 		refs.Claim("the VM's descriptors are closed")
 		dev.Close()
 		refs.Rest()

@@ -99,6 +99,7 @@ func (c counts) String() string {
 // open, the VM having been told of the group before the device was opened.
 func closeModel(t *lab.T) func(open string) counts {
 	regime, fileOfGroup, owners := t.Regime(), t.Since(6, 1), t.Since(6, 7)
+	pin := t.VendorPin()
 	return func(open string) counts {
 		all := func(fds string) (n int) {
 			for _, fd := range fds {
@@ -116,9 +117,9 @@ func closeModel(t *lab.T) func(open string) counts {
 		}
 		switch {
 		case regime == lab.RFILE: // by its source: none of these kernels has been here yet
-			c.vendor, c.vm = some("VDF")+all("PD"), all("VPDF") > 0
+			c.vendor, c.vm = some("VDF")+all("PD")+pin*some("VPDF"), all("VPDF") > 0
 		case owners:
-			c.vendor, c.kvm, c.vm = all("VPD"), all("F"), all("VPDF") > 0
+			c.vendor, c.kvm, c.vm = all("VPD")+pin*some("VPDF"), all("F"), all("VPDF") > 0
 		case regime == lab.RSYM: // by its source too
 			c.vendor, c.kvm, c.vm = some("VPDF"), all("F"), all("VPDF") > 0
 		case fileOfGroup:

@@ -45,6 +45,25 @@ func (t *T) NewVM() *VM {
 	return v
 }
 
+// VendorPin is how many references of the vendor module a VM holds by itself, whatever becomes of its descriptors:
+// one where kvm_create_vm takes it (up to 6.6, and wherever a fix brings that back), else none. It makes a VM to see.
+// Afterwards the reference must still be given back with each VM, which is the scenario's to claim.
+func (t *T) VendorPin() int {
+	vm := t.NewVM()
+	vm.CloseSystem()
+	held := t.Module(KVMVendor).Held()
+	vm.Close()
+	if !t.Since(6, 1) || t.Since(6, 7) {
+		held-- // kvm_vm_fops.owner, by the VM's descriptor
+	}
+	pin := min(max(held, 0), 1)
+	if !t.Since(6, 7) {
+		pin = 1
+	}
+	t.wantInt(held, pin, "a VM holds the vendor module by its descriptor, or once by itself", callerOutside())
+	return pin
+}
+
 // AddVFIO tells the VM of the device's group, which is attached to a container first if it is not yet:
 // 5.10 refuses a group without one (EINVAL), 6.1 takes it.
 func (v *VM) AddVFIO(dev *VFIODevice) {
