@@ -67,7 +67,7 @@ harness/qemu: harness/machine harness/qmp
 harness/guest: results/record images/control harness/qmp
 harness/pool: harness/qemu harness/guest harness/machine harness/qmp harness/console results/record images images/control kernels
 harness/doctor: harness/qemu harness/guest harness/machine harness/pool harness/console results/record kernels
-harness/plan: scenarios scenarios/lab kernels harness/machine results/record
+harness/plan: scenarios scenarios/lab kernels kernels/fragments harness/machine results/record
 harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record
 harness/series: scenarios/lab kernels kernels/checkout kernels/patch harness/machine harness/plan results results/effect results/record
 harness/repro: images/layout harness/runner

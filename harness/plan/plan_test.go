@@ -246,6 +246,14 @@ func TestRemedyNamesAKernelThatExists(t *testing.T) {
 	}
 }
 
+// An option that no kernel at hand has is one that nestbed's own builds have, or is not.
+func TestRemedyNamesABuild(t *testing.T) {
+	assert.Equal(t, buildable("a kernel with CONFIG_IOMMUFD"), ": nestbed kernel build debian-source:6.12 makes one")
+	assert.Equal(t, buildable("a kernel with CONFIG_SWAP"), "", "base has it off")
+	assert.Equal(t, buildable("a kernel with CONFIG_FAULT_INJECTION"), "", "base has it not")
+	assert.Equal(t, buildable("a kernel of 6.19 or newer"), "")
+}
+
 // oldQEMU has everything but what is named, as DEVICE or DEVICE.PROPERTY.
 type oldQEMU []string
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/kernels/fragments"
 	"github.com/nestbed/nestbed/scenarios/lab"
 )
 
@@ -24,20 +25,47 @@ func (r Request) unfit(needs lab.Needs, k kernels.Kernel, m machine.Machine) (re
 	for _, judge := range []func(lab.Needs, kernels.Kernel, machine.Machine) (string, string){unfitKernel, unfitIOMMU} {
 		if reason, remedy := judge(needs, k, m); reason != "" {
 			if spec := r.fitting(needs, k, m); spec != "" {
-				remedy += ", for example -k " + spec
+				return reason, remedy + ", for example -k " + spec
 			}
-			return reason, remedy
+			return reason, remedy + buildable(remedy)
 		}
 	}
 	return "", ""
 }
 
+// withOption begins the remedy for an option that a kernel was built without.
+const withOption = "a kernel with "
+
+// buildable names the build that makes a kernel with the option that remedy asks for, if nestbed's own have it.
+func buildable(remedy string) string {
+	option, ok := strings.CutPrefix(remedy, withOption+"CONFIG_")
+	if !ok {
+		return ""
+	}
+	base, err := fragments.Named("base")
+	if err != nil {
+		return ""
+	}
+	parts, err := base.Fragments()
+	if err != nil {
+		return ""
+	}
+	for _, f := range parts {
+		for _, o := range f.Options {
+			if o.Name == option && o.Value != "n" {
+				return ": nestbed kernel build debian-source:6.12 makes one"
+			}
+		}
+	}
+	return ""
+}
+
 // fitting is the SPEC of the kernel nearest to k that has what k lacks, "" if none has. Only SPECs that mean
-// the same on every host are named.
+// the same on every host are named: the distribution's kernels, and what is built of its sources.
 func (r Request) fitting(needs lab.Needs, k kernels.Kernel, m machine.Machine) string {
 	best, spec := kernels.Version{}, ""
 	for _, other := range r.Others {
-		i := slices.IndexFunc(other.Specs, func(s string) bool { return strings.HasPrefix(s, "debian:") })
+		i := slices.IndexFunc(other.Specs, func(s string) bool { return strings.HasPrefix(s, "debian:") || strings.HasPrefix(s, "build:debian-") })
 		if i < 0 || spec != "" && !nearer(other.Version(), best, k.Version()) {
 			continue
 		}
@@ -119,12 +147,12 @@ func unfitKernel(needs lab.Needs, k kernels.Kernel, _ machine.Machine) (reason, 
 	}
 	for _, option := range needs.Options {
 		if k.Option(option) == "n" {
-			return "needs " + option + ", which this kernel was built without", "a kernel with " + option
+			return "needs " + option + ", which this kernel was built without", withOption + option
 		}
 	}
 	for _, name := range needs.Modules {
 		if k.Has(name) == kernels.Absent {
-			return "needs module " + name + ", which this kernel does not have", "a kernel with CONFIG_" + strings.ToUpper(name)
+			return "needs module " + name + ", which this kernel does not have", withOption + "CONFIG_" + strings.ToUpper(name)
 		}
 	}
 	return "", ""
