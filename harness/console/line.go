@@ -26,6 +26,12 @@ func parseLine(no int, raw []byte) line {
 	if len(raw) > maxText {
 		raw = raw[:maxText]
 	}
+	if bytes.IndexByte(raw, 0x1b) >= 0 {
+		raw = withoutColours(raw)
+	}
+	for len(raw) > 1 && raw[0] == '>' { // quoted in a mail
+		raw = bytes.TrimPrefix(raw[1:], []byte(" "))
+	}
 	l := line{no: no, text: raw}
 	if len(raw) > 2 && raw[0] == '<' { // <6>, with ignore_loglevel on some consoles
 		if end := bytes.IndexByte(raw[:min(len(raw), 6)], '>'); end > 0 {
@@ -46,13 +52,22 @@ func parseLine(no int, raw []byte) line {
 	}
 	if !l.stamped {
 		l.text = raw
-		// A journal's or syslog's line: date, host, "kernel: ".
-		if i := bytes.Index(raw[:min(len(raw), 96)], []byte(" kernel: ")); i > 0 {
-			return parseLine(no, raw[i+len(" kernel: "):])
+		// A journal's or syslog's line: date, host, "kernel: "; RFC 5424's has no colon.
+		for _, name := range []string{" kernel: ", " kernel - - - "} {
+			if i := bytes.Index(raw[:min(len(raw), 96)], []byte(name)); i > 0 {
+				return parseLine(no, raw[i+len(name):])
+			}
+		}
+		if n := wallClock(raw); n > 0 {
+			l.stamped, l.text = true, raw[n:]
 		}
 	}
 	if caller, n := parseCaller(l.text); n > 0 {
 		l.caller, l.text = caller, l.text[n:]
+	} else if l.stamped { // journalctl -o short-monotonic puts the host between
+		if i := bytes.Index(l.text[:min(len(l.text), 72)], []byte(" kernel: ")); i > 0 && bytes.IndexByte(l.text[1:i], ' ') < 0 {
+			l.text = l.text[i+len(" kernel: "):]
+		}
 	}
 	if l.stamped || l.caller != "" {
 		l.text = bytes.TrimPrefix(l.text, []byte(" "))
@@ -81,6 +96,78 @@ func parseStamp(s []byte) (micros int64, n int) {
 		micros = micros*10 + int64(c-'0')
 	}
 	return micros, i + 8
+}
+
+// wallClock gives the length of the stamp of dmesg -T, "[Sun Nov 22 23:01:20 2026]", at the start of s.
+func wallClock(s []byte) int {
+	const form = "[Aaa Aaa 99 99:99:99 9999]"
+	if len(s) < len(form) || s[0] != '[' {
+		return 0
+	}
+	for i := range len(form) {
+		c := s[i]
+		switch form[i] {
+		case 'A':
+			if c < 'A' || c > 'Z' {
+				return 0
+			}
+		case 'a':
+			if c < 'a' || c > 'z' {
+				return 0
+			}
+		case '9':
+			if (c < '0' || c > '9') && (c != ' ' || i != len("[Aaa Aaa ")) {
+				return 0
+			}
+		default:
+			if c != form[i] {
+				return 0
+			}
+		}
+	}
+	return len(form)
+}
+
+// withoutColours drops the escape sequences that colour text, and those that clear to the end of a line.
+func withoutColours(raw []byte) []byte {
+	out := make([]byte, 0, len(raw))
+	for i := 0; i < len(raw); i++ {
+		if raw[i] == 0x1b && i+1 < len(raw) && raw[i+1] == '[' {
+			end := i + 2
+			for end < len(raw) && (raw[end] >= '0' && raw[end] <= '9' || raw[end] == ';') {
+				end++
+			}
+			if end < len(raw) && (raw[end] == 'm' || raw[end] == 'K') {
+				i = end
+				continue
+			}
+		}
+		out = append(out, raw[i])
+	}
+	return out
+}
+
+// secondStamp finds a stamp within a line's text, -1 when there is none.
+func secondStamp(text []byte) int {
+	for at := 0; ; at++ {
+		open := bytes.IndexByte(text[at:], '[')
+		if open < 0 {
+			return -1
+		}
+		at += open
+		if _, n := parseStamp(text[at:]); n > 0 {
+			return at
+		}
+	}
+}
+
+// starts reports whether the line begins a report. A cut-here line may stand behind what another CPU had
+// written without a newline; other words within a line are no report, whoever wrote them.
+func (l *line) starts() (start, bool) {
+	if l.stamped && len(l.text) > len(cutHere) && bytes.HasSuffix(l.text, []byte(cutHere)) {
+		l.text = l.text[len(l.text)-len(cutHere):]
+	}
+	return starts(l.text)
 }
 
 // parseCaller reads "[  T123]" or "[    C0]".

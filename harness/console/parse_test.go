@@ -94,6 +94,8 @@ func TestRealLogs(t *testing.T) {
 	}
 }
 
+// The logs of classes are written by hand after the words of the kernel's sources, which a stock kernel does
+// not say in any order: TITLE and what follows it is what must be found, alone, in the lines below.
 func TestClasses(t *testing.T) {
 	files, err := filepath.Glob("testdata/classes/*.log")
 	assert.NilError(t, err)
@@ -108,7 +110,7 @@ func TestClasses(t *testing.T) {
 			reports := Parse(log)
 			assert.Equal(t, len(reports), 1, describe(reports))
 			r := reports[0]
-			var title, class, fatal string
+			var title, class, fatal, corrupted string
 			for line := range strings.Lines(string(head) + "\n") {
 				key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 				switch key {
@@ -118,11 +120,14 @@ func TestClasses(t *testing.T) {
 					class = value
 				case "FATAL":
 					fatal = value
+				case "CORRUPTED":
+					corrupted = value
 				}
 			}
 			assert.Equal(t, r.Title, title)
 			assert.Equal(t, string(r.Class), class)
 			assert.Equal(t, r.Fatal, fatal == "True")
+			assert.Equal(t, r.Corrupted, corrupted == "True")
 			assert.Equal(t, len(r.Followers), 0, describe(reports))
 			classes[r.Class] = true
 			golden.Assert(t, describe(reports), "classes/"+strings.TrimSuffix(filepath.Base(file), ".log")+".golden")
@@ -132,6 +137,7 @@ func TestClasses(t *testing.T) {
 	for _, c := range []record.Class{
 		record.ClassOops, record.ClassBug, record.ClassWarn, record.ClassKASAN, record.ClassUBSAN, record.ClassLockdep, record.ClassRCU,
 		record.ClassLockup, record.ClassHung, record.ClassRefcount, record.ClassList, record.ClassLeak, record.ClassIOMMU, record.ClassPanic,
+		record.ClassMCE, record.ClassOOM,
 	} {
 		assert.Check(t, classes[c], "no log of class %s", c)
 	}

@@ -18,7 +18,7 @@ const (
 	maxIdle      = 60   // lines without a stack trace, of a report that should have one
 	maxFrames    = 64
 	maxHead      = 25
-	maxTitle     = 160
+	maxTitle     = 120
 	maxFollowers = 32
 	maxReports   = 64 // groups; IOMMU faults and their kind
 	topFrames    = 3  // that count for a signature
@@ -53,8 +53,22 @@ type lead struct {
 	text   string // what it says, if it says what kind of report follows
 }
 
-// line takes the next line.
+// line takes the next line. A second stamp in it begins another one: what stood before lost its newline.
 func (s *scanner) line(l line) {
+	for l.stamped {
+		at := secondStamp(l.text)
+		if at < 0 {
+			break
+		}
+		cut := l
+		cut.text = l.text[:at]
+		s.whole(cut)
+		l = parseLine(l.no, l.text[at:])
+	}
+	s.whole(l)
+}
+
+func (s *scanner) whole(l line) {
 	if l.stamped {
 		s.stamped = true
 	} else if s.stamped {
@@ -62,7 +76,7 @@ func (s *scanner) line(l line) {
 	}
 	if len(s.open) == 0 && len(l.text) > 0 && l.text[0] != '=' {
 		// The way of nearly all lines.
-		if st, ok := starts(l.text); ok {
+		if st, ok := l.starts(); ok {
 			s.begin(l, st)
 		} else if l.text[0] == 'l' && corruptList(l.text) {
 			s.rule = lead{no: l.no, caller: l.caller, text: clean(l.text)} // printed above the BUG
@@ -89,7 +103,7 @@ func (s *scanner) slow(l line) {
 			s.rule = lead{no: l.no, caller: l.caller}
 			return
 		}
-		if st, ok := starts(l.text); ok {
+		if st, ok := l.starts(); ok {
 			if b.absorbs(l, st) {
 				return
 			}
@@ -103,7 +117,7 @@ func (s *scanner) slow(l line) {
 		if b.take(l) {
 			s.finish(b)
 		}
-	} else if st, ok := starts(l.text); ok {
+	} else if st, ok := l.starts(); ok {
 		s.begin(l, st)
 		return
 	}
@@ -192,6 +206,11 @@ type builder struct {
 	frames []frame
 	trace  tracing
 	head   []string
+
+	origin   []frame // of the stack trace that names the report, where it is another than the first
+	inOrigin bool
+	locks    int  // "at:" lines that were looked at
+	release  bool // the next line says where a lock was released
 }
 
 type tracing uint8
@@ -221,7 +240,7 @@ func (b *builder) absorbs(l line, st start) bool {
 		if st.cut {
 			return false
 		}
-		if !strings.HasPrefix(st.title, "WARNING") && st.class != record.ClassUBSAN && st.title != "kernel BUG" {
+		if !st.warn {
 			return false
 		}
 		first, seen, text := b.first, b.seen, b.text
@@ -229,8 +248,19 @@ func (b *builder) absorbs(l line, st start) bool {
 		b.first, b.seen, b.text = first, seen+1, text
 		b.head = append(slices.Clone(text), b.head...)
 		return true
-	case b.oops && st.oops && !b.oopsSeen && (bytes.HasPrefix(l.text, []byte("Oops: ")) ||
-		b.title == "kernel BUG" && st.title == "invalid opcode" || b.title == st.title):
+	case b.inline && b.seen < 12 && b.trace == noTrace && (b.title == st.title || b.warn && st.warn):
+		b.fn, b.module, b.inline = st.fn, st.module, st.inline
+		if st.warn {
+			b.title, b.class, b.skip, b.slab = st.title, st.class, st.skip, st.slab
+		}
+		b.extend(l)
+		return true
+	case b.title == "memory leak" && st.title == b.title && b.trace == noTrace && b.seen == 1:
+		b.extend(l) // "BUG: memory leak" is a test program's own line above the kernel's
+		b.keep(l.text)
+		return true
+	case b.oops && st.oops && !b.oopsSeen && (bytes.HasPrefix(l.text, []byte("Oops: ")) || st.title == "Internal error" ||
+		b.ud && st.title == "invalid opcode" || b.title == st.title):
 		b.oopsSeen = true
 		b.extend(l)
 		b.keep(l.text)
@@ -240,7 +270,7 @@ func (b *builder) absorbs(l line, st start) bool {
 		return true
 	case b.cutAt > 0 && st.slab && st.title == "WARNING":
 		b.cutAt, b.ends = 0, endsAtMark
-		b.rip = &frame{name: st.fn, module: st.module, sure: true}
+		b.rip = &frame{name: st.fn, module: st.module, sure: true, inline: st.inline}
 		b.cpu, b.pid, b.comm = st.cpu, st.pid, st.comm
 		b.extend(l)
 		return true
@@ -258,6 +288,10 @@ func (b *builder) take(l line) (complete bool) {
 	if mark, ok := bytes.CutPrefix(text, []byte("---[ end ")); ok {
 		b.extend(l)
 		return b.ends != endsAtRule || bytes.HasPrefix(mark, []byte("Kernel panic"))
+	}
+	if b.named(text) {
+		b.extend(l)
+		return false
 	}
 	if !b.facts(text) && b.cut && len(b.text) < 6 && len(text) > 0 {
 		b.text = append(b.text, clean(text))
@@ -307,12 +341,12 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		b.trace = inTrace // KFENCE and KCSAN put no "Call Trace:" above the first one
 		b.keep(raw)
 		return frame{}, true
-	case hasAny(text, "RIP: "):
+	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "epc : ", "NIP ["):
 		f, user := parseRIP(text)
 		if user {
 			return frame{}, b.trace == inTrace
 		}
-		if b.rip == nil && b.trace == noTrace {
+		if (b.rip == nil || b.rip.inline || b.rip.name == "") && b.trace == noTrace {
 			b.rip = &f
 			b.keep(raw)
 			return frame{}, true
@@ -332,20 +366,65 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 
 // parseRIP reads "RIP: 0010:func+0x20/0x60 [kvm]"; user says that it is not the kernel's.
 func parseRIP(text []byte) (f frame, user bool) {
-	text = text[len("RIP: "):]
-	selector, where, ok := bytes.Cut(text, []byte(":"))
-	if !ok {
-		return frame{}, false
+	var where []byte
+	switch {
+	case bytes.HasPrefix(text, []byte("NIP [")): // ppc
+		_, where, _ = bytes.Cut(text, []byte("] "))
+	case bytes.HasPrefix(text, []byte("PC is at ")): // arm
+		where = text[len("PC is at "):]
+	case text[0] == 'p' || text[0] == 'e': // arm64, riscv
+		_, where, _ = bytes.Cut(text, []byte(" : "))
+		where, _, _ = bytes.Cut(where, []byte(" ra : "))
+	default:
+		_, where, _ = bytes.Cut(text, []byte(": "))
+		if selector, rest, ok := bytes.Cut(where, []byte(":")); ok && len(selector) == 4 && digits(string(selector)) == 4 {
+			if string(selector) == "0033" || string(selector) == "0023" || string(selector) == "0073" {
+				return frame{}, true
+			}
+			where = rest
+		}
 	}
-	if string(selector) == "0033" || string(selector) == "0023" {
-		return frame{}, true
-	}
-	f, ok = parseFrame(where)
+	f, ok := parseFrame(where)
 	if !ok {
 		return frame{}, false // an address without a symbol: freed module text
 	}
 	f.sure = true
 	return f, false
+}
+
+// named reads what names the report besides the first stack trace: another one, or the place of a lock. It
+// tells whether that was all that the line says.
+func (b *builder) named(text []byte) bool {
+	switch {
+	case b.inOrigin:
+		if f, ok := parseFrame(text); ok {
+			if f.sure && len(b.origin) < maxFrames {
+				b.origin = append(b.origin, f)
+			}
+			return true
+		}
+		b.inOrigin = false
+	case b.from != "" && len(b.origin) == 0 && bytes.Contains(text, []byte(b.from)):
+		b.inOrigin = true
+	case b.lock && b.locks < 2 && bytes.Contains(text, []byte(", at: ")):
+		if f, ok := parseFrame([]byte(after(string(text), ", at: "))); ok && !f.inline {
+			b.locks++
+			if b.fn == "" || messenger(frame{name: b.fn}, b.skip) {
+				b.fn, b.module = f.name, f.module
+			}
+		}
+	case b.release:
+		f, ok := parseFrame(text)
+		if ok {
+			b.fn, b.module = f.name, f.module
+		}
+		b.release = ok && f.inline
+	case b.class == record.ClassLockdep && bytes.Contains(text, []byte(" is trying to release lock ")):
+		b.release = true
+	case hasAny(text, "last function: "):
+		b.fn = string(text[len("last function: "):][:symbol(text[len("last function: "):])])
+	}
+	return false
 }
 
 // facts reads the lines that name a CPU, a task, an access.
@@ -354,16 +433,12 @@ func (b *builder) facts(text []byte) bool {
 	case hasAny(text, "CPU: "):
 		b.cpuLine(string(text))
 		return true
-	case hasAny(text, "Read of size ", "Write of size "):
+	case hasAny(text, "Read of size ", "Write of size ", "Read at addr ", "Write at addr "):
 		if b.access == "" {
 			b.access = string(text[:bytes.IndexByte(text, ' ')])
 			b.task(after(string(text), " by task "))
 		}
 		return true
-	case b.class == record.ClassLockdep && b.fn == "" && bytes.Contains(text, []byte(", at: ")):
-		if f, ok := parseFrame([]byte(after(string(text), ", at: "))); ok {
-			b.fn, b.module = f.name, f.module
-		}
 	case b.class == record.ClassLockdep && b.comm == "" && bytes.Contains(text, []byte(" is trying to ")):
 		who, _, _ := strings.Cut(string(text), " is trying to ")
 		b.task(who)
@@ -372,12 +447,6 @@ func (b *builder) facts(text []byte) bool {
 		b.comm, b.pid = comm, number(after(rest, "pid "))
 	}
 	return false
-}
-
-func (b *builder) task(who string) {
-	if i := strings.LastIndexByte(who, '/'); i > 0 {
-		b.comm, b.pid = who[:i], number(who[i+1:])
-	}
 }
 
 // cpuLine reads "CPU: 0 UID: 0 PID: 1 Comm: init Tainted: G    B   W   6.12.117 #1". The first one counts.
@@ -462,9 +531,11 @@ func (b *builder) done() (record.Report, bool) {
 	}
 	b.reclassify()
 
+	title, top, whole := b.titled(frames)
 	r := record.Report{
+		Title: Sanitize(bound(title, maxTitle)),
 		Class: b.class, Fatal: b.fatal, CPU: b.cpu, PID: b.pid, Comm: Sanitize(bound(b.comm, 64)),
-		Line: b.first, EndLine: b.last, Head: b.head,
+		Line: b.first, EndLine: b.last, Head: b.head, Corrupted: !whole || b.part,
 	}
 	if b.tainted != "no" {
 		r.Tainted = b.tainted
@@ -473,15 +544,14 @@ func (b *builder) done() (record.Report, bool) {
 		r.Frames = append(r.Frames, f.name)
 		r.Modules = append(r.Modules, f.module)
 	}
-	r.Title = Sanitize(bound(b.named(r.Frames), maxTitle))
-	r.Signature = signature(r)
+	r.Signature = signature(r.Title, top)
 	return r, true
 }
 
 // reclassify tells apart what begins alike, by the line that a WARN or a BUG prints first.
 func (b *builder) reclassify() {
 	if b.title != "WARNING" && b.title != "kernel BUG" {
-		if b.access != "" && strings.HasPrefix(b.title, "KASAN: ") {
+		if b.access != "" && strings.HasPrefix(b.title, "KASAN: ") && b.title != "KASAN: invalid-free" {
 			b.title += " " + b.access
 		}
 		return
@@ -489,7 +559,7 @@ func (b *builder) reclassify() {
 	for _, text := range b.text {
 		switch {
 		case strings.HasPrefix(text, "refcount_t: "):
-			b.title, b.class = "WARNING: refcount bug", record.ClassRefcount
+			b.title, b.class, b.skip = "WARNING: refcount bug", record.ClassRefcount, skipRefcount
 		case corruptList([]byte(text)):
 			b.class = record.ClassList
 			if b.title == "kernel BUG" {
@@ -498,7 +568,7 @@ func (b *builder) reclassify() {
 				b.title = "WARNING: corrupted list"
 			}
 		case strings.HasPrefix(text, "ODEBUG: "):
-			b.title = "WARNING: ODEBUG bug"
+			b.title, b.skip = "WARNING: ODEBUG bug", skipObject
 		default:
 			continue
 		}
@@ -506,41 +576,48 @@ func (b *builder) reclassify() {
 	}
 }
 
-// named adds the function to the title.
-func (b *builder) named(frames []string) string {
+// titled adds the function to the title. top are the frames from there on; whole is false when the report
+// should have had a stack trace, or a function to be named after.
+func (b *builder) titled(frames []frame) (title string, top []frame, whole bool) {
 	if b.bare {
-		return b.title
+		return b.title, from(frames, b.skip, 0), true
 	}
-	fn := b.fn
-	if fn == "" || onlyReports(fn) {
-		for _, f := range frames {
-			if !onlyReports(f) {
-				fn = f
-				break
-			}
+	candidates := frames
+	switch {
+	case b.from != "":
+		candidates = b.origin
+	case b.fn != "" && (len(frames) == 0 || frames[0].name != b.fn):
+		candidates = append([]frame{{name: b.fn, module: b.module, sure: true, inline: b.inline}}, frames...)
+	}
+	fn, at := b.pick.guilty(candidates, b.skip)
+	if at < 0 {
+		return b.title, from(frames, b.skip, 0), false
+	}
+	if b.warn && b.title == "WARNING" && b.fn == "usb_submit_urb" {
+		return "WARNING in " + fn + "/usb_submit_urb", from(candidates, b.skip, at), true
+	}
+	return b.title + " in " + fn, from(candidates, b.skip, at), len(frames) > 0 || b.locks > 0 || b.panic
+}
+
+// from gives the top frames from the one at a place on that are no messengers.
+func from(frames []frame, skip []string, at int) []frame {
+	var out []frame
+	for _, f := range frames[min(at, len(frames)):] {
+		if len(out) < topFrames && !messenger(f, skip) {
+			out = append(out, f)
 		}
 	}
-	if fn == "" {
-		return b.title
-	}
-	return b.title + " in " + fn
+	return out
 }
 
 func bound(s string, n int) string { return s[:min(len(s), n)] }
 
-// signature is the hash of the title and the top frames that do more than report.
-func signature(r record.Report) string {
+// signature is the hash of the title and the top frames.
+func signature(title string, top []frame) string {
 	h := sha256.New()
-	fmt.Fprintln(h, r.Title)
-	n := 0
-	for i, f := range r.Frames {
-		if onlyReports(f) {
-			continue
-		}
-		if n++; n > topFrames {
-			break
-		}
-		fmt.Fprintln(h, f, r.Modules[i])
+	fmt.Fprintln(h, title)
+	for _, f := range top {
+		fmt.Fprintln(h, f.name, f.module)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -560,7 +637,7 @@ func (g *groups) add(r record.Report) {
 	if g.seen[sig] {
 		return // the same again
 	}
-	fault := r.Class == record.ClassIOMMU
+	fault := r.Class == record.ClassIOMMU || r.Class == record.ClassOOM || r.Class == record.ClassMCE
 	switch {
 	case g.leader > 0 && (!fault || g.reports[g.leader-1].Fatal):
 		lead := &g.reports[g.leader-1]

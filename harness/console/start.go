@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/nestbed/nestbed/results/record"
 )
@@ -34,6 +35,14 @@ type start struct {
 	slab   bool // a slab report, which may hold a WARNING of its own
 	panic  bool
 	irq    bool // frames above an interrupt's entry are the watchdog's
+	warn   bool // a WARN's line, or another that a cut-here line announces
+	ud     bool // BUG_ON's line: the trap that it takes follows
+	inline bool // the function of the line was inlined: a symbolizer repeats the line for the real one
+	pick   pick
+	skip   []string // further functions that do not name the report
+	from   string   // the stack trace behind a line that holds this names the report
+	lock   bool     // "..., at: func" names the report
+	part   bool     // the lines in front of it, which say what happened, are missing
 }
 
 const cutHere = "------------[ cut here ]------------"
@@ -66,6 +75,7 @@ func starts(text []byte) (start, bool) {
 		if rest, ok := bytes.CutPrefix(text, []byte("INFO: ")); ok {
 			return startInfo(string(rest))
 		}
+		return startRest(string(text))
 	case 'r':
 		if rest, ok := bytes.CutPrefix(text, []byte("rcu: INFO: ")); ok {
 			return startInfo(string(rest))
@@ -76,22 +86,19 @@ func starts(text []byte) (start, bool) {
 	case '[': // up to 4.x: [ INFO: possible ... ] and today [ BUG: Invalid wait context ]
 		inner := strings.Trim(string(text[:min(len(text), 100)]), "[] ")
 		if rest, ok := strings.CutPrefix(inner, "INFO: "); ok {
-			return startLockdep(rest)
+			return startLockdep("INFO: ", rest)
 		}
 		if rest, ok := strings.CutPrefix(inner, "BUG: "); ok {
-			return startLockdep(rest)
+			return startLockdep("BUG: ", rest)
 		}
 	case 'w', 'N':
 		return startWatchdog(string(text))
-	case 'g', 'O', 'i', 'd', 's', 't', 'P', 'U', 'k':
+	case 'A', 'V', 'm', 'a':
+		return startRest(string(text))
+	case 'g', 'O', 'i', 'd', 's', 't', 'P', 'U', 'k', 'u':
 		return startOops(string(text))
 	case 'K':
 		return startPanic(string(text))
-	case 'u':
-		if bytes.HasPrefix(text, []byte("unreferenced object 0x")) {
-			s.title, s.class, s.ends = "memory leak", record.ClassLeak, endsAtTrace
-			return s, true
-		}
 	case 'D':
 		if rest, ok := bytes.CutPrefix(text, []byte("DMAR: [")); ok {
 			return startDMAR(string(rest))
@@ -114,53 +121,96 @@ func startBug(rest []byte) start {
 	has := func(p string) bool { return strings.HasPrefix(text, p) }
 	switch {
 	case has("KASAN: "), has("KMSAN: "), has("KCSAN: "), has("KFENCE: "):
-		tool, what, _ := strings.Cut(text, ": ")
-		s.class, s.ends = record.ClassKASAN, endsAtRule
-		kind, where, _ := strings.Cut(what, " in ")
-		s.title = tool + ": " + kind
-		if tool == "KCSAN" { // data-race in A / B
-			s.title, s.bare = "KCSAN: "+kind+" in "+race(where), true
-			return s
-		}
-		if f, ok := parseFrame([]byte(where)); ok {
-			s.fn, s.module = f.name, f.module
-		} else if n := symbol([]byte(where)); n > 0 {
-			s.fn = where[:n]
-		}
-	case has("kernel NULL pointer dereference"), has("unable to handle kernel NULL pointer dereference"):
+		return startSanitizer(text)
+	case has("kernel NULL pointer dereference"), has("Kernel NULL pointer dereference"), has("unable to handle kernel NULL pointer dereference"):
 		s = oops("BUG: unable to handle kernel NULL pointer dereference")
-	case has("unable to handle page fault"), has("unable to handle kernel paging request"):
+	case has("unable to handle page fault"), has("unable to handle kernel paging request"), has("Unable to handle kernel data access"),
+		has("Unable to handle kernel instruction fetch"):
 		s = oops("BUG: unable to handle kernel paging request")
+	case has("unable to handle kernel"), has("Unable to handle kernel"):
+		s = oops("BUG: unable to handle kernel")
+		s.part = true
 	case strings.Contains(text, "stack guard page was hit"):
 		s = oops("BUG: stack guard page was hit")
+		s.pick = pickBefore
 	case has("soft lockup"):
 		return lockup("BUG: soft lockup", text)
+	case has("spinlock "), has("rwlock "), has("rwsem "):
+		what, _, _ := strings.Cut(text, " on CPU#")
+		s.title, s.skip = "BUG: "+plain(what), skipSpin
+		s.task(after(text, ", "))
 	case has("sleeping function called from invalid context"):
 		s.title = "BUG: sleeping function called from invalid context"
 	case has("scheduling while atomic"):
-		s.title = "BUG: scheduling while atomic"
+		s.title, s.skip = "BUG: scheduling while atomic", skipSchedule
 		if who := strings.Split(after(text, "atomic: "), "/"); len(who) > 2 { // comm/pid/preempt_count
 			s.comm, s.pid = strings.Join(who[:len(who)-2], "/"), number(who[len(who)-2])
 		}
 	case has("using ") && strings.Contains(text, " in preemptible"):
-		s.title = "BUG: " + text[:strings.Index(text, " in preemptible")] + " in preemptible code"
-	case has("Bad page state"):
-		s.title, s.bare = "BUG: Bad page state", true
+		s.title, s.skip = "BUG: "+plain(text[:strings.Index(text, " in preemptible")])+" in preemptible code", skipPreempt
+	case has("Bad page state"), has("Bad page cache"):
+		s.title, s.from, s.skip = "BUG: "+text[:len("Bad page state")], "page last allocated", skipPageOwner
 	case has("Bad page map"):
 		s.title, s.bare = "BUG: Bad page map", true
 	case has("Bad rss-counter state"):
 		s.title, s.bare, s.ends = "BUG: Bad rss-counter state", true, endsAtOnce
-	case has("non-zero pgtables_bytes"):
-		s.title, s.bare, s.ends = "BUG: non-zero pgtables_bytes on freeing mm", true, endsAtOnce
+	case has("non-zero ") && strings.Contains(text, " on freeing mm"):
+		what, _, _ := strings.Cut(text, " on freeing mm")
+		s.title, s.bare, s.ends = "BUG: "+plain(what)+" on freeing mm", true, endsAtOnce
+	case has("Dentry ") && strings.Contains(text, " still in use"):
+		s.title, s.bare = "BUG: Dentry still in use", true
+		if strings.Contains(text, "[unmount of ") {
+			s.title += " in unmount"
+		}
 	case has("workqueue lockup"):
 		s.title, s.bare, s.class = "BUG: workqueue lockup", true, record.ClassLockup
+	case has("workqueue leaked "):
+		what, _, _ := strings.Cut(text, ": ")
+		s.title = "BUG: " + plain(what)
+	case has("memory leak"):
+		s.title, s.class, s.skip = "memory leak", record.ClassLeak, skipLeak
 	default:
-		if l, ok := startLockdep(text); ok {
+		if l, ok := startLockdep("BUG: ", text); ok {
 			return l
 		}
 		s.title = "BUG: " + plain(text)
 	}
 	return s
+}
+
+// startSanitizer reads "KASAN: slab-use-after-free in func+0x1/0x2", behind "BUG: ".
+func startSanitizer(text string) start {
+	s := start{cpu: -1, class: record.ClassKASAN, ends: endsAtRule}
+	tool, what, _ := strings.Cut(text, ": ")
+	kind, where, ok := strings.Cut(what, " in ")
+	if !ok {
+		kind, _, _ = strings.Cut(what, " on address")
+	}
+	switch {
+	case tool == "KCSAN": // data-race in A / B
+		s.title, s.bare = "KCSAN: "+plain(kind), true
+		if ok {
+			s.title += " in " + race(where)
+		}
+		return s
+	case tool == "KASAN" && (strings.HasPrefix(kind, "double-free") || strings.HasPrefix(kind, "invalid-free")):
+		kind, s.skip = "invalid-free", skipFree // how it was freed before is luck
+	case tool == "KMSAN":
+		s.skip = skipKMSAN
+	}
+	s.title = tool + ": " + plain(kind)
+	if f, ok := parseFrame([]byte(where)); ok {
+		s.fn, s.module, s.inline = f.name, f.module, f.inline
+	} else if n := symbol([]byte(where)); n > 0 {
+		s.fn = where[:n]
+	}
+	return s
+}
+
+func (s *start) task(who string) {
+	if i := strings.LastIndexByte(who, '/'); i > 0 {
+		s.comm, s.pid = who[:i], number(who[i+1:])
+	}
 }
 
 // race makes "A+0x1/0x2 / B+0x3/0x4 [kvm]" into "A / B".
@@ -187,6 +237,8 @@ func startSlab(rest string) (start, bool) {
 	}
 	cache, _, _ = strings.Cut(cache, "(") // a memory cgroup's cache
 	switch {
+	case strings.HasPrefix(what, "Object already free"):
+		s.title = "BUG: Object already free"
 	case strings.HasPrefix(what, "Objects remaining"):
 		s.title = "BUG: Objects remaining in " + cache + " on __kmem_cache_shutdown()"
 	default:
@@ -196,7 +248,7 @@ func startSlab(rest string) (start, bool) {
 }
 
 func startWarning(rest string) (start, bool) {
-	s := start{cpu: -1, class: record.ClassWarn, title: "WARNING"}
+	s := start{cpu: -1, class: record.ClassWarn, title: "WARNING", warn: true}
 	// WARNING: CPU: 0 PID: 1 at mm/slub.c:1152 __kmem_cache_shutdown+0x246/0x320 [kvm]
 	if strings.HasPrefix(rest, "CPU: ") {
 		head, tail, ok := strings.Cut(rest, " at ")
@@ -233,40 +285,82 @@ func startWarning(rest string) (start, bool) {
 			return s, true
 		}
 	}
-	return startLockdep(rest)
+	if strings.HasPrefix(rest, "kernel stack ") && strings.Contains(rest, " has bad ") { // the unwinder's
+		what, _, _ := strings.Cut(rest, " at ")
+		_, value, _ := strings.Cut(rest, " has bad ")
+		if end := strings.Index(value, "value"); end >= 0 {
+			value = value[:end+len("value")]
+		}
+		return start{cpu: -1, class: record.ClassWarn, title: "WARNING: " + plain(what+" has bad "+value), bare: true, ends: endsAtOnce}, true
+	}
+	return startLockdep("WARNING: ", rest)
 }
 
+// named tells the WARNs apart whose line is in a helper that many use, by the helper's file.
 func (s *start) named(file, where string) {
 	if f, ok := parseFrame([]byte(where)); ok {
-		s.fn, s.module = f.name, f.module
+		s.fn, s.module, s.inline = f.name, f.module, f.inline
 	}
-	s.slab = strings.HasPrefix(file, "mm/slub.c:") || strings.HasPrefix(file, "mm/slab.c:") // told apart by absorbs
+	in := func(p string) bool { return strings.HasPrefix(file, p) }
+	fn := func(fragments ...string) bool { return matches(s.fn+" ", fragments) }
+	switch {
+	case in("mm/slub.c:"), in("mm/slab.c:"):
+		s.slab = true // told apart by absorbs
+	case in("lib/refcount.c:"):
+		s.title, s.class, s.skip = "WARNING: refcount bug", record.ClassRefcount, skipRefcount
+	case in("lib/debugobjects.c:"):
+		s.title, s.skip = "WARNING: ODEBUG bug", skipObject
+	case in("mm/usercopy.c:"):
+		s.title, s.skip = "WARNING: bad usercopy", skipUserCopy
+	case in("lib/kobject.c:"):
+		s.title, s.skip = "WARNING: kobject bug", skipKobject
+	case in("fs/proc/generic.c:"):
+		s.title, s.skip = "WARNING: proc registration bug", skipProc
+	case in("kernel/locking/lockdep.c:") && fn("lock_"):
+		s.title, s.class, s.skip = "WARNING: locking bug", record.ClassLockdep, skipSock
+	case in("mm/vmalloc.c:") && fn("^__vmalloc_node"):
+		s.title = "WARNING: zero-size vmalloc"
+	case in("mm/") && fn("^kmalloc", "^kvmalloc", "^kzalloc", "^kcalloc"):
+		s.title, s.skip = "WARNING: kmalloc bug", skipFree
+	case fn("^usb_submit_urb"):
+		s.skip = skipURB
+	}
 }
 
 // startLockdep reads the lines of the lock validator, which stand behind WARNING:, BUG: or INFO:.
-func startLockdep(rest string) (start, bool) {
-	s := start{cpu: -1, class: record.ClassLockdep, ends: endsAtTrace}
+func startLockdep(tag, rest string) (start, bool) {
+	s := start{cpu: -1, class: record.ClassLockdep, ends: endsAtTrace, lock: true}
 	has := func(p string) bool { return strings.HasPrefix(rest, p) }
 	switch {
-	case has("possible circular locking dependency detected"), has("possible recursive locking detected"),
-		has("possible irq lock inversion dependency detected"), strings.Contains(rest, "lock order detected"):
+	case has("possible circular locking dependency detected"):
+		s.title, s.skip = "possible deadlock", skipWork
+	case has("possible recursive locking detected"), has("possible irq lock inversion dependency detected"):
 		s.title = "possible deadlock"
+	case strings.Contains(rest, "-safe -> ") && strings.Contains(rest, "-unsafe lock order detected"):
+		s.title, s.from, s.lock = "possible deadlock", "which became ", false
 	case has("inconsistent lock state"):
-		s.title = "inconsistent lock state"
+		s.title, s.lock = "inconsistent lock state", false
 	case has("bad unlock balance detected"):
-		s.title = "WARNING: bad unlock balance"
+		s.title, s.lock = tag+"bad unlock balance", false
 	case has("held lock freed"):
-		s.title = "WARNING: held lock freed"
+		s.title = tag + "held lock freed"
 	case has("lock held when returning to user space"):
-		s.title = "WARNING: lock held when returning to user space"
+		s.title = tag + "lock held when returning to user space"
+	case strings.Contains(rest, " still has locks held!"):
+		s.title = tag + "still has locks held"
+		who, _, _ := strings.Cut(rest, " still has")
+		s.task(who)
 	case has("Nested lock was not taken"):
-		s.title = "WARNING: nested lock was not taken"
+		s.title, s.lock = "WARNING: nested lock was not taken", false
 	case has("Invalid wait context"):
-		s.title = "WARNING: invalid wait context"
+		s.title, s.lock, s.skip = "WARNING: locking bug", false, skipSock
 	case has("trying to register non-static key"):
-		s.title = "INFO: trying to register non-static key"
+		s.title, s.lock, s.skip = "INFO: trying to register non-static key", false, skipKey
 	case has("suspicious RCU usage"):
-		s.title, s.class = "WARNING: suspicious RCU usage", record.ClassRCU
+		if tag == "BUG: " {
+			tag = "WARNING: "
+		}
+		s.title, s.class, s.lock, s.skip = tag+"suspicious RCU usage", record.ClassRCU, false, skipRCU
 	default:
 		return s, false
 	}
@@ -276,19 +370,24 @@ func startLockdep(rest string) (start, bool) {
 func startInfo(rest string) (start, bool) {
 	s := start{cpu: -1, ends: endsAtTrace}
 	switch {
-	case strings.HasPrefix(rest, "task ") && strings.Contains(rest, " blocked for more than "):
-		s.title, s.class = "INFO: task hung", record.ClassHung
-		who, _, _ := strings.Cut(strings.TrimPrefix(rest, "task "), " blocked for more than ")
+	case strings.HasPrefix(rest, "task ") && strings.Contains(rest, " for more than ") &&
+		(strings.Contains(rest, " blocked ") || strings.Contains(rest, " can't die ")):
+		s.title, s.class, s.pick = "INFO: task hung", record.ClassHung, pickSleep
+		who, _, hung := strings.Cut(strings.TrimPrefix(rest, "task "), " blocked ") // since 6.15 also "blocked in I/O wait for"
+		if !hung {
+			who, _, _ = strings.Cut(who, " can't die ")
+			s.title, s.pick, s.skip = "INFO: task can't die", pickFirst, skipSchedule
+		}
 		if i := strings.LastIndexByte(who, ':'); i > 0 {
 			s.comm, s.pid = who[:i], number(who[i+1:])
 		}
 		return s, true
 	case strings.HasPrefix(rest, "rcu") && (strings.Contains(rest, "self-detected stall") || strings.Contains(rest, "detected stall") ||
 		strings.Contains(rest, "detected expedited stall")):
-		s.title, s.class, s.irq = "INFO: rcu detected stall", record.ClassRCU, true
+		s.title, s.class, s.irq, s.pick, s.skip = "INFO: rcu detected stall", record.ClassRCU, true, pickBefore, skipTimer
 		return s, true
 	}
-	return startLockdep(rest)
+	return startLockdep("INFO: ", rest)
 }
 
 func startWatchdog(text string) (start, bool) {
@@ -301,6 +400,7 @@ func startWatchdog(text string) (start, bool) {
 	}
 	if strings.Contains(rest, "atchdog detected hard LOCKUP on cpu ") {
 		s := lockup("BUG: hard lockup", "")
+		s.pick = pickFirst // no tick got through: it is stuck right here
 		s.cpu = number(after(rest, "on cpu "))
 		return s, true
 	}
@@ -309,7 +409,7 @@ func startWatchdog(text string) (start, bool) {
 
 // lockup reads " - CPU#0 stuck for 22s! [comm:pid]".
 func lockup(title, rest string) start {
-	s := start{title: title, class: record.ClassLockup, fatal: true, cpu: -1, ends: endsAtTrace, irq: true}
+	s := start{title: title, class: record.ClassLockup, fatal: true, cpu: -1, ends: endsAtTrace, irq: true, pick: pickBefore}
 	if at := after(rest, "CPU#"); at != "" {
 		s.cpu = number(at)
 	}
@@ -330,7 +430,7 @@ func startOops(text string) (start, bool) {
 		return oops("general protection fault"), true
 	case has("stack segment") && die:
 		return oops("stack segment fault"), true
-	case has("divide error") && die:
+	case (has("divide error") || has("divide_error")) && die:
 		return oops("divide error"), true
 	case has("invalid opcode") && die:
 		return oops("invalid opcode"), true
@@ -340,29 +440,90 @@ func startOops(text string) (start, bool) {
 		return oops("PANIC: double fault"), true
 	case has("kernel BUG at "):
 		s := oops("kernel BUG")
-		s.class = record.ClassBug
+		s.class, s.ud, s.warn, s.skip = record.ClassBug, true, true, skipSKB
+		switch {
+		case has("kernel BUG at lib/list_debug.c"):
+			s.title, s.class = "BUG: corrupted list", record.ClassList
+		case has("kernel BUG at mm/usercopy.c"):
+			s.title, s.skip = "BUG: bad usercopy", skipUserCopy
+		}
 		return s, true
 	case has("Unable to handle kernel NULL pointer dereference"):
 		return oops("BUG: unable to handle kernel NULL pointer dereference"), true
+	case has("Unable to handle kernel access to user memory"):
+		return oops("BUG: unable to handle kernel access to user memory"), true
 	case has("Unable to handle kernel "):
 		return oops("BUG: unable to handle kernel paging request"), true
+	case has("unregister_netdevice: waiting for ") && strings.Contains(rest, " to become free"):
+		return start{title: "unregister_netdevice: waiting for DEV to become free", class: record.ClassHung, cpu: -1, ends: endsAtOnce, bare: true}, true
 	case has("sysfs: cannot create duplicate filename"):
 		return start{title: "sysfs: cannot create duplicate filename", class: record.ClassWarn, cpu: -1, ends: endsAtTrace}, true
 	case has("kmemleak: ") && strings.Contains(rest, "new suspected memory leaks"):
 		return start{title: "memory leak", class: record.ClassLeak, cpu: -1, ends: endsAtOnce, bare: true}, true
+	case has("unreferenced object 0x"):
+		return start{title: "memory leak", class: record.ClassLeak, cpu: -1, ends: endsAtTrace, skip: skipLeak}, true
+	case has("Out of memory: Kill"): // a limit that a cgroup's owner set is no report
+		s := start{title: "Out of memory", class: record.ClassOOM, cpu: -1, ends: endsAtOnce, bare: true}
+		_, who, _ := strings.Cut(rest, " process ")
+		s.pid = number(who)
+		comm, _, _ := strings.Cut(after(who, "("), ")")
+		s.comm = comm
+		return s, true
+	case has("Unhandled fault: "):
+		return oops("Unhandled fault"), true
 	case has("UBSAN: "):
 		return startUBSAN(rest), true
 	case prefixed && strings.Contains(rest, "[#"):
 		// "Oops: 0000 [#1]" without the BUG: line in front of it, which was lost
 		s := oops("Oops")
+		s.part = true
 		return s, true
 	}
 	return start{}, false
 }
 
+// startRest reads what begins with a letter of its own: arm's faults, machine checks, the VFS, an SMMU.
+func startRest(text string) (start, bool) {
+	has := func(p string) bool { return strings.HasPrefix(text, p) }
+	once := start{cpu: -1, ends: endsAtOnce, bare: true, class: record.ClassBug}
+	switch {
+	case has("Internal error: ") && strings.Contains(text, "[#"):
+		return oops("Internal error"), true
+	case has("Alignment trap: "):
+		return oops("Alignment trap"), true
+	case has("VFS: Busy inodes after unmount"):
+		once.title = "VFS: Busy inodes after unmount (use-after-free)"
+	case has("VFS: Close: file count is 0"):
+		once.title = "VFS: Close: file count is zero (use-after-free)"
+	case has("mce: [Hardware Error]: ") && strings.Contains(text, "Machine Check Exception: "):
+		once.title, once.class = "Machine Check Exception", record.ClassMCE
+		once.cpu = number(after(text, "CPU "))
+	case has("arm-smmu"):
+		_, what, _ := strings.Cut(text, ": ")
+		switch {
+		case strings.HasPrefix(what, "event: "): // since 6.15, decoded
+			kind, _, _ := strings.Cut(strings.TrimPrefix(what, "event: "), " ")
+			return iommuFault("SMMUv3", []string{kind}), true
+		case strings.HasPrefix(what, "event 0x") && strings.Contains(what, " received"):
+			kind, _, _ := strings.Cut(what, " received")
+			once.title, once.class = "IOMMU fault: SMMUv3: "+kind, record.ClassIOMMU
+		case strings.HasPrefix(what, "Unhandled context fault: "):
+			return iommuFault("SMMU", []string{"context", "fault"}), true
+		default:
+			return start{}, false
+		}
+	default:
+		return start{}, false
+	}
+	return once, true
+}
+
 func startUBSAN(text string) start {
 	what, _, _ := strings.Cut(strings.TrimPrefix(text, "UBSAN: "), " in ")
-	return start{title: "UBSAN: " + plain(what), class: record.ClassUBSAN, cpu: -1}
+	if what == "Undefined behaviour" { // up to 5.9
+		what = "undefined-behaviour"
+	}
+	return start{title: "UBSAN: " + plain(what), class: record.ClassUBSAN, cpu: -1, ends: endsAtTrace, warn: true, skip: skipOverflow}
 }
 
 func startPanic(text string) (start, bool) {
@@ -371,14 +532,25 @@ func startPanic(text string) (start, bool) {
 		return start{}, false
 	}
 	s := start{class: record.ClassPanic, fatal: true, cpu: -1, bare: true, panic: true}
-	if where, ok := strings.CutPrefix(rest, "stack-protector: Kernel stack is corrupted in: "); ok {
-		s.title = "kernel panic: corrupted stack"
-		if f, ok := parseFrame([]byte(where)); ok {
-			s.fn, s.module, s.bare = f.name, f.module, false
+	has := func(p string) bool { return strings.HasPrefix(rest, p) }
+	switch {
+	case has("stack-protector: Kernel stack is corrupted in: "):
+		s.title, s.bare, s.skip = "kernel panic: stack is corrupted", false, skipStack
+		if f, ok := parseFrame([]byte(after(rest, "corrupted in: "))); ok {
+			s.fn, s.module = f.name, f.module
 		}
-		return s, true
+	case has("corrupted stack end"):
+		s.title, s.bare, s.pick, s.skip = "kernel panic: corrupted stack end", false, pickBefore, skipSchedule
+	case has("kernel stack overflow"):
+		s.title, s.bare, s.pick, s.skip = "kernel stack overflow", false, pickBefore, skipStack
+	case has("Attempted to kill init!"):
+		s.title = "kernel panic: Attempted to kill init!"
+	case has("Fatal exception"), has("panic_on_warn set"), has("hung_task: blocked tasks"):
+		what, _, _ := strings.Cut(strings.ReplaceAll(rest, " in interrupt", ""), " ...")
+		s.title, s.part = "kernel panic: "+plain(what), true
+	default:
+		s.title = "kernel panic: " + plain(rest)
 	}
-	s.title = "kernel panic: " + plain(rest)
 	return s, true
 }
 
@@ -423,22 +595,61 @@ func number(s string) int {
 	return n
 }
 
-// plain makes free text into a part of a title: no numbers, no addresses, one line, short.
+// plain makes free text into a part of a title: one line, addresses as ADDR, long numbers as NUM, functions
+// without offsets, files without line numbers.
 func plain(text string) string {
+	text = bound(text, 2*maxTitle)
 	words := strings.Fields(text)
 	for i, w := range words {
-		bare := strings.TrimRight(w, ".,:;!)]")
-		key, value, ok := strings.Cut(bare, "=")
-		if !ok {
-			key, value = "", bare
-		}
-		if value == "" || strings.Trim(strings.TrimPrefix(value, "0x"), "0123456789abcdef") != "" || strings.Trim(value, "abcdef") == "" {
+		if f, ok := parseFrame([]byte(w)); ok {
+			words[i] = f.name
 			continue
 		}
-		if key != "" {
-			key += "="
+		var b strings.Builder
+		for w != "" {
+			n := strings.IndexFunc(w, func(c rune) bool { return c >= 0x80 || !wordByte(byte(c)) })
+			if n < 0 {
+				n = len(w)
+			}
+			b.WriteString(number6(w[:n]))
+			w = w[n:]
+			if w == "" {
+				break
+			}
+			_, size := utf8.DecodeRuneInString(w)
+			if w[0] == ':' && b.Len() > 0 && strings.Contains(b.String(), ".") && digits(w[1:]) > 0 {
+				b.WriteString(":LINE") // drivers/x.c:123
+				size = 1 + digits(w[1:])
+			} else {
+				b.WriteString(w[:size])
+			}
+			w = w[size:]
 		}
-		words[i] = key + "N" + w[len(bare):]
+		words[i] = b.String()
 	}
-	return strings.TrimRight(strings.Join(words, " "), " :.!")
+	return strings.TrimRight(strings.Join(words, " "), " :.")
+}
+
+func wordByte(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
+}
+
+func digits(s string) int {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return n
+}
+
+// number6 replaces a word that is an address or a long number.
+func number6(w string) string {
+	hex, prefixed := strings.CutPrefix(w, "0x")
+	switch {
+	case digits(w) == len(w) && len(w) >= 5:
+		return "NUM"
+	case len(hex) >= 6 && strings.Trim(hex, "0123456789abcdef") == "" && (prefixed || strings.ContainsAny(hex, "0123456789")):
+		return "ADDR"
+	}
+	return w
 }

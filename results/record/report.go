@@ -19,6 +19,8 @@ const (
 	ClassLeak     Class = "leak"     // kmemleak
 	ClassIOMMU    Class = "iommu"    // a DMA fault as the kernel prints it
 	ClassPanic    Class = "panic"    // a panic that nothing above explains
+	ClassMCE      Class = "mce"      // a machine check: the hardware's word
+	ClassOOM      Class = "oom"      // the kernel ran out of memory and killed a process
 )
 
 // Report is one bug that a kernel reported on its console.
@@ -35,6 +37,7 @@ type Report struct {
 	Line      int      `json:"line"`                // 1-based, first line in the log
 	EndLine   int      `json:"end_line"`            // last line, inclusive
 	Fatal     bool     `json:"fatal"`               // the kernel cannot be used after it: oops, BUG, panic, lockup
+	Corrupted bool     `json:"corrupted,omitempty"` // parts are missing: the title may be another's
 	Head      []string `json:"head,omitempty"`      // the lines that matter to a reader, cleaned, at most 25
 	Followers []Report `json:"followers,omitempty"` // later reports that this one explains
 }
