@@ -137,6 +137,6 @@ says and what the kernel prints.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (%s --help shows the flags)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newDoctor(), newRun(), newList(), newShow(), newCompare(), newReport(), newExec(), newSeries(), newKernel(), newShell(), newCache())
+	root.AddCommand(newDoctor(), newRun(), newList(), newShow(), newCompare(), newReport(), newExec(), newSeries(), newKernel(), newShell(), newCache(), newTriage())
 	return root
 }
