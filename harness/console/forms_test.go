@@ -131,6 +131,41 @@ systemd[1]: kernel-panic-note.service: Deactivated successfully.
 audit: type=1400 audit(1732312345.678:2): name="BUG: KASAN: x" comm="agent"
 unregister_netdevice: eth0 is gone
 Freeing unused kernel image (initmem) memory: 2612K
+Alignment trap: agent (87) PC=0x0001052c Instr=0xe5812000 Address=0x00021029 FSR 0x801
+Kernel/User page tables isolation: enabled
+Kernel stack randomization is on
+Kernel is locked down from EFI Secure Boot mode; see man kernel_lockdown.7
+kasan: test: Loaded test module
+KCSAN: enabled early
+KMSAN: starting testing
+UBSAN is enabled
+ubsan: test module says nothing
+Running RCU self tests
+Running RCU Tasks wait API self tests
+Callback from call_rcu_tasks() invoked.
+rcu_tasks_trace: Setting shift to 1 and lim to 1 rcu_task_cb_adjust=1.
+rcu: RCU lockdep checking is enabled.
+rcu: INFO: rcu_preempt detected a quiet night
+INFO: task scheduler of process 12 blocked signals
+WARNING: The mand mount option has been deprecated and will be ignored
+WARNING: CPU: fan at low speed
+WARNING: at your own risk
+BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable
+double fault handler: installed
+kernel BUG is what this prints, at /usr/bin/agent
+list_add corruption is what this option finds
+invalid opcode emulation is on
+Oops: what a pity
+general protection fault handling is described in the manual
+watchdog: hard lockup detector armed on CPU 0
+watchdog: CPU0: Watchdog disabled
+NMI backtrace for cpu 0 is what sysrq-l prints
+overflow: counters [#1] and [#2] are fine
+soft lockup detector: threshold 20s
+Unhandled fault handling: see Documentation
+CPU 0 is able to handle kernel mode
+Internal error recovery is on
+unregister_netdevice: wait for the end
 Booting the kernel.
 reboot: Power down
 `
@@ -155,10 +190,10 @@ func TestHealthyLinesAreNoReports(t *testing.T) {
 // What is cut short says so, and so does a panic whose cause the log lost.
 func TestCorrupted(t *testing.T) {
 	for log, want := range map[string]string{
-		"[    1.000000] BUG: unable to handle page fault for address: ffffc90000a41000\n":                                        "BUG: unable to handle kernel paging request",
+		"[    1.000000] BUG: unable to handle page fault for address: ffffc90000a41000\n":                                        "BUG: unable to handle kernel paging request in corrupted",
 		"[    1.000000] Kernel panic - not syncing: Fatal exception in interrupt\n":                                              "kernel panic: Fatal exception",
 		"[    1.000000] Oops: 0002 [#1] PREEMPT SMP NOPTI\n[    1.000001] RIP: 0010:kvm_put_kvm+0x1/0x2 [kvm]\n":                 "Oops in kvm_put_kvm",
-		"[    1.000000] ==================================================================\n[    1.000001] BUG: KASAN: slab-use": "KASAN: slab-use",
+		"[    1.000000] ==================================================================\n[    1.000001] BUG: KASAN: slab-use": "KASAN: slab-use in corrupted",
 	} {
 		r := Parse([]byte(log))
 		assert.Equal(t, len(r), 1, log)
@@ -210,4 +245,28 @@ func TestReadBoundsLines(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(got), 1)
 	assert.Equal(t, got[0].Line, 2)
+}
+
+// A log that ends anywhere within a report still has the report: titled like the whole one, or corrupted.
+func TestCutAnywhere(t *testing.T) {
+	files, err := filepath.Glob("testdata/classes/*.log")
+	assert.NilError(t, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		assert.NilError(t, err)
+		_, log, _ := bytes.Cut(data, []byte("\n\n"))
+		whole := Parse(log)[0]
+		lines := bytes.SplitAfter(log, []byte("\n"))
+		found := false
+		for n := range lines {
+			got := Parse(bytes.Join(lines[:n+1], nil))
+			assert.Check(t, len(got) > 0 || !found, "%s: gone at line %d", file, n+1)
+			if len(got) == 0 {
+				continue
+			}
+			found = true
+			assert.Check(t, got[0].Title == whole.Title || got[0].Corrupted, "%s, cut at line %d: %s", file, n+1, got[0].Title)
+		}
+		assert.Check(t, found)
+	}
 }

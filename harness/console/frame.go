@@ -31,6 +31,9 @@ func parseFrame(text []byte) (frame, bool) {
 	if rest, ok := bytes.CutPrefix(text, []byte("? ")); ok {
 		f.sure, text = false, bytes.TrimLeft(rest, " ")
 	}
+	if len(text) > 0 && text[0] == '(' { // arm up to 5.17: [<80812345>] (func) from [<80812350>] (caller+0x12/0x34)
+		text = text[1:]
+	}
 	n := symbol(text)
 	if n == 0 || n == len(text) || n > maxName {
 		return f, false
@@ -39,6 +42,9 @@ func parseFrame(text []byte) (frame, bool) {
 	rest := text[n:]
 	if off := offset(rest); off > 0 {
 		f.module = moduleOf(rest[off:])
+		return f, true
+	}
+	if armFrom(rest) {
 		return f, true
 	}
 	// func (virt/kvm/kvm_main.c:1234) kvm       from decode_stacktrace.sh
@@ -59,6 +65,23 @@ func parseFrame(text []byte) (frame, bool) {
 		return f, true
 	}
 	return f, false
+}
+
+// armFrom reports whether a function's name is followed by where it was called from, as on arm: "func from
+// caller+0x12/0x34" since 5.18. The module that may follow is the caller's.
+func armFrom(rest []byte) bool {
+	from, ok := bytes.CutPrefix(bytes.TrimPrefix(rest, []byte(")")), []byte(" from "))
+	if !ok {
+		return false
+	}
+	if bytes.HasPrefix(from, []byte("[<")) {
+		_, from, ok = bytes.Cut(from, []byte(">] ("))
+		if !ok {
+			return false
+		}
+	}
+	n := symbol(from)
+	return n > 0 && offset(from[n:]) > 0
 }
 
 // symbol gives the length of the symbol at the start of s.

@@ -36,7 +36,7 @@ func (p pick) guilty(frames []frame, skip []string) (string, int) {
 			if messenger(f, skip) {
 				continue
 			}
-			if matches(withoutSyscall(f.name), dispatchers) {
+			if dispatches(f) {
 				if strings.Contains(f.name, "smp_call_function") {
 					return "smp_call_function", i
 				}
@@ -55,6 +55,8 @@ func (p pick) guilty(frames []frame, skip []string) (string, int) {
 	}
 	return "", -1
 }
+
+func dispatches(f frame) bool { return matches(withoutSyscall(f.name), dispatchers) }
 
 func messenger(f frame, skip []string) bool {
 	return f.inline || onlyReports(f.name) || matches(f.name, skip)
@@ -179,6 +181,12 @@ func words(list string) []string { return strings.Fields(list) }
 
 // interruptEntry reports whether a frame is the way into an interrupt: in a lockup, what stands above it is the watchdog at work.
 func interruptEntry(name string) bool {
-	return strings.HasPrefix(name, "asm_sysvec_") || name == "apic_timer_interrupt" || name == "asm_common_interrupt" ||
-		name == "asm_exc_nmi" || name == "end_repeat_nmi"
+	switch name {
+	case "apic_timer_interrupt", "call_function_interrupt", "call_function_single_interrupt", "reschedule_interrupt", "common_interrupt",
+		"asm_common_interrupt", "ret_from_intr", "asm_exc_nmi", "end_repeat_nmi", // x86
+		"el1h_64_irq", "el1_irq", "__irq_svc", // arm64, arm
+		"ext_int_handler", "decrementer_common", "decrementer_common_virt", "ret_from_exception": // s390, powerpc, riscv
+		return true
+	}
+	return strings.HasPrefix(name, "asm_sysvec_")
 }

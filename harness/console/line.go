@@ -22,51 +22,38 @@ type line struct {
 
 // parseLine takes a line apart. The stamp may stand behind what a program had written without a newline.
 func parseLine(no int, raw []byte) line {
-	raw = bytes.TrimRight(raw, "\r\n")
+	if n := len(raw); n > 0 && raw[n-1] <= '\r' {
+		raw = bytes.TrimRight(raw, "\r\n")
+	}
 	if len(raw) > maxText {
 		raw = raw[:maxText]
 	}
 	if bytes.IndexByte(raw, 0x1b) >= 0 {
 		raw = withoutColours(raw)
 	}
-	for len(raw) > 1 && raw[0] == '>' { // quoted in a mail
-		raw = bytes.TrimPrefix(raw[1:], []byte(" "))
+	l := line{no: no}
+	stamp, n := parseStamp(raw)
+	if n == 0 {
+		raw = unwrap(raw)
+		stamp, n = parseStamp(raw)
 	}
-	l := line{no: no, text: raw}
-	if len(raw) > 2 && raw[0] == '<' { // <6>, with ignore_loglevel on some consoles
-		if end := bytes.IndexByte(raw[:min(len(raw), 6)], '>'); end > 0 {
-			raw = raw[end+1:]
-		}
-	}
-	for at := 0; ; {
-		open := bytes.IndexByte(raw[at:], '[')
-		if open < 0 {
-			break
-		}
-		at += open
-		if stamp, n := parseStamp(raw[at:]); n > 0 {
-			l.stamped, l.stamp, l.text = true, stamp, raw[at+n:]
-			break
-		}
-		at++
-	}
-	if !l.stamped {
-		l.text = raw
-		// A journal's or syslog's line: date, host, "kernel: "; RFC 5424's has no colon.
-		for _, name := range []string{" kernel: ", " kernel - - - "} {
-			if i := bytes.Index(raw[:min(len(raw), 96)], []byte(name)); i > 0 {
-				return parseLine(no, raw[i+len(name):])
-			}
-		}
-		if n := wallClock(raw); n > 0 {
-			l.stamped, l.text = true, raw[n:]
+	if n == 0 {
+		if at := innerStamp(raw); at >= 0 {
+			raw = raw[at:]
+			stamp, n = parseStamp(raw)
 		}
 	}
-	if caller, n := parseCaller(l.text); n > 0 {
-		l.caller, l.text = caller, l.text[n:]
-	} else if l.stamped { // journalctl -o short-monotonic puts the host between
+	if n > 0 {
+		l.stamped, l.stamp = true, stamp
+	} else if n = wallClock(raw); n > 0 {
+		l.stamped = true
+	}
+	l.text = raw[n:]
+	l.caller, l.text = cutCaller(l.text, l.stamped)
+	if l.stamped && l.caller == "" {
+		// journalctl -o short-monotonic puts the host between.
 		if i := bytes.Index(l.text[:min(len(l.text), 72)], []byte(" kernel: ")); i > 0 && bytes.IndexByte(l.text[1:i], ' ') < 0 {
-			l.text = l.text[i+len(" kernel: "):]
+			l.text = l.text[i+len(" kernel: ")-1:]
 		}
 	}
 	if l.stamped || l.caller != "" {
@@ -75,18 +62,67 @@ func parseLine(no int, raw []byte) line {
 	return l
 }
 
-// parseStamp reads "[    1.234567]" and gives its length, 0 when there is none.
+// unwrap takes away what a mail, a console, dmesg -x, a log daemon or /dev/kmsg puts before a kernel's line.
+func unwrap(raw []byte) []byte {
+	for len(raw) > 1 && (raw[0] == '>' || raw[0] == '|' && raw[1] == ' ') { // quoted
+		raw = bytes.TrimPrefix(raw[1:], []byte(" "))
+	}
+	if len(raw) > 2 && raw[0] == '<' { // <6>, with ignore_loglevel on some consoles
+		if end := bytes.IndexByte(raw[:min(len(raw), 6)], '>'); end > 0 && digits(string(raw[1:end])) == end-1 {
+			raw = raw[end+1:]
+		}
+	}
+	if rest, ok := bytes.CutPrefix(raw, []byte("kern  :")); ok { // dmesg -x: facility, level
+		if i := bytes.Index(rest[:min(len(rest), 10)], []byte(": ")); i > 0 {
+			raw = rest[i+2:]
+		}
+	}
+	// A journal's or syslog's line: date, host, "kernel: "; RFC 5424's has no colon.
+	head := raw[:min(len(raw), 96)]
+	if at := bytes.Index(head, []byte(" kernel")); at > 0 {
+		rest := raw[at+len(" kernel"):]
+		for _, end := range []string{": ", " - - - "} {
+			if inner, ok := bytes.CutPrefix(rest, []byte(end)); ok {
+				return unwrap(inner)
+			}
+		}
+		if pid, inner, ok := bytes.Cut(rest[:min(len(rest), 16)], []byte("]: ")); ok && len(pid) > 1 && pid[0] == '[' {
+			return unwrap(rest[len(rest[:min(len(rest), 16)])-len(inner):])
+		}
+	}
+	return raw
+}
+
+// innerStamp finds a stamp within a line, -1 when there is none.
+func innerStamp(text []byte) int {
+	for at := 0; ; at++ {
+		open := bytes.IndexByte(text[at:], '[')
+		if open < 0 {
+			return -1
+		}
+		at += open
+		if _, n := parseStamp(text[at:]); n > 0 {
+			return at
+		}
+	}
+}
+
+// parseStamp reads "[    1.234567]", and some vendors' "[    1.234567,0]", and gives its length, 0 when there is
+// none.
 func parseStamp(s []byte) (micros int64, n int) {
+	if len(s) < len("[0.000000]") || s[0] != '[' {
+		return 0, 0
+	}
 	i := 1
 	for i < len(s) && s[i] == ' ' {
 		i++
 	}
-	digits := i
-	for i < len(s) && s[i] >= '0' && s[i] <= '9' && i-digits < 12 {
+	first := i
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' && i-first < 12 {
 		micros = micros*10 + int64(s[i]-'0')
 		i++
 	}
-	if i == digits || i+8 > len(s) || s[i] != '.' || s[i+7] != ']' {
+	if i == first || i+8 > len(s) || s[i] != '.' {
 		return 0, 0
 	}
 	for _, c := range s[i+1 : i+7] {
@@ -95,13 +131,68 @@ func parseStamp(s []byte) (micros int64, n int) {
 		}
 		micros = micros*10 + int64(c-'0')
 	}
-	return micros, i + 8
+	i += 7
+	if s[i] == ' ' { // dmesg -d: [    1.234567 <    0.000012>]
+		end := bytes.Index(s[i:min(len(s), i+24)], []byte(">]"))
+		if end < 0 || s[i+1] != '<' || len(bytes.Trim(s[i+2:i+end], " .0123456789")) > 0 {
+			return 0, 0
+		}
+		return micros, i + end + 2
+	}
+	if s[i] == ',' && i+2 < len(s) && s[i+1] >= '0' && s[i+1] <= '9' {
+		i += 2
+	}
+	if s[i] != ']' {
+		return 0, 0
+	}
+	return micros, i + 1
 }
 
-// wallClock gives the length of the stamp of dmesg -T, "[Sun Nov 22 23:01:20 2026]", at the start of s.
+// The stamps of dmesg -T, --time-format iso and -d, and the head of a record of /dev/kmsg: a letter and a digit stand for
+// any of their kind, and a blank may be a digit's.
+const (
+	formCtime = "[Aaa Aaa 99 99:99:99 9999]"
+	formISO   = "9999-99-99T99:99:99,999999+99:99"
+)
+
+// wallClock gives the length of a stamp that is no time since boot, at the start of s.
 func wallClock(s []byte) int {
-	const form = "[Aaa Aaa 99 99:99:99 9999]"
-	if len(s) < len(form) || s[0] != '[' {
+	switch {
+	case len(s) == 0:
+		return 0
+	case s[0] == '[':
+		if inner := bytes.TrimLeft(s[1:], " "); len(inner) > 0 && inner[0] == '+' { // [  +0.000012]
+			if end := bytes.IndexByte(s, ']'); end > 0 && end < 24 && len(bytes.Trim(inner[:len(inner)-len(s)+end], "+.0123456789")) == 0 {
+				return end + 1
+			}
+		}
+		return inForm(s, formCtime)
+	case s[0] < '0' || s[0] > '9':
+		return 0
+	}
+	if n := inForm(s, formISO); n > 0 {
+		return n
+	}
+	return recordHead(s)
+}
+
+// recordHead gives the length of what stands before the text of a record of /dev/kmsg: "6,1234,61123456,-;" or
+// with ",caller=T12" too.
+func recordHead(s []byte) int {
+	end := bytes.IndexByte(s[:min(len(s), 72)], ';')
+	if end < 0 || bytes.Count(s[:end], []byte(",")) < 3 {
+		return 0
+	}
+	for i, field := range bytes.Split(s[:end], []byte(",")) {
+		if i < 3 && (len(field) == 0 || digits(string(field)) != len(field)) {
+			return 0
+		}
+	}
+	return end + 1
+}
+
+func inForm(s []byte, form string) int {
+	if len(s) < len(form) {
 		return 0
 	}
 	for i := range len(form) {
@@ -116,7 +207,7 @@ func wallClock(s []byte) int {
 				return 0
 			}
 		case '9':
-			if (c < '0' || c > '9') && (c != ' ' || i != len("[Aaa Aaa ")) {
+			if (c < '0' || c > '9') && (c != ' ' || form[i-1] != ' ') {
 				return 0
 			}
 		default:
@@ -147,20 +238,6 @@ func withoutColours(raw []byte) []byte {
 	return out
 }
 
-// secondStamp finds a stamp within a line's text, -1 when there is none.
-func secondStamp(text []byte) int {
-	for at := 0; ; at++ {
-		open := bytes.IndexByte(text[at:], '[')
-		if open < 0 {
-			return -1
-		}
-		at += open
-		if _, n := parseStamp(text[at:]); n > 0 {
-			return at
-		}
-	}
-}
-
 // starts reports whether the line begins a report. A cut-here line may stand behind what another CPU had
 // written without a newline; other words within a line are no report, whoever wrote them.
 func (l *line) starts() (start, bool) {
@@ -170,7 +247,33 @@ func (l *line) starts() (start, bool) {
 	return starts(l.text)
 }
 
-// parseCaller reads "[  T123]" or "[    C0]".
+// cutCaller takes a caller off a line: "[  T123]" or "[    C0]" right behind the stamp, behind a space with some
+// daemons, and "c1   5071 " in Android's kernels.
+func cutCaller(text []byte, stamped bool) (caller string, rest []byte) {
+	if caller, n := parseCaller(text); n > 0 {
+		return caller, text[n:]
+	}
+	if !stamped || len(text) < 4 || text[0] != ' ' {
+		return "", text
+	}
+	if caller, n := parseCaller(text[1:]); n > 0 {
+		return caller, text[1+n:]
+	}
+	if text[1] != 'c' || text[2] < '0' || text[2] > '9' {
+		return "", text
+	}
+	cpu := 2 + digits(string(text[2:min(len(text), 6)]))
+	if cpu >= len(text) || text[cpu] != ' ' {
+		return "", text
+	}
+	task := bytes.TrimLeft(text[cpu:], " ")
+	if n := digits(string(task[:min(len(task), 12)])); n > 0 && n < len(task) && task[n] == ' ' {
+		return "T" + string(task[:n]), task[n:]
+	}
+	return "C" + string(text[2:cpu]), text[cpu:]
+}
+
+// parseCaller reads "[  T123]" or "[    C0]", and "[T123@C0]".
 func parseCaller(s []byte) (caller string, n int) {
 	if len(s) < 4 || s[0] != '[' {
 		return "", 0
@@ -185,10 +288,14 @@ func parseCaller(s []byte) (caller string, n int) {
 	}
 	for i++; i < len(s) && s[i] >= '0' && s[i] <= '9' && i-start < 12; i++ {
 	}
-	if i-start < 2 || i >= len(s) || s[i] != ']' {
+	end := i
+	if bytes.HasPrefix(s[i:], []byte("@C")) {
+		i += 2 + digits(string(s[i+2:min(len(s), i+8)]))
+	}
+	if end-start < 2 || i >= len(s) || s[i] != ']' {
 		return "", 0
 	}
-	return string(s[start:i]), i + 1
+	return string(s[start:end]), i + 1
 }
 
 // eachLine calls yield with every line of a log, numbered from 1.

@@ -50,7 +50,7 @@ var realLogs = map[string][]string{
 		"WARNING in kvm_x86_vendor_exit",
 		"BUG: unable to handle kernel NULL pointer dereference in simple_recursive_removal",
 		"BUG: unable to handle kernel paging request in simple_recursive_removal",
-		"BUG: unable to handle kernel paging request",
+		"BUG: unable to handle kernel paging request in corrupted",
 		"BUG: stack guard page was hit in number",
 	},
 	"l1-built-6.12.117-intel-oops-panic.log": { // the console's level kept the WARNs off the serial line
@@ -60,7 +60,7 @@ var realLogs = map[string][]string{
 		"BUG: Objects remaining in x86_emulator on __kmem_cache_shutdown()",
 		"BUG: unable to handle kernel NULL pointer dereference in simple_recursive_removal",
 		"BUG: unable to handle kernel paging request in simple_recursive_removal",
-		"BUG: unable to handle kernel paging request",
+		"BUG: unable to handle kernel paging request in corrupted",
 		"BUG: stack guard page was hit in number",
 	},
 }
@@ -140,6 +140,32 @@ func TestClasses(t *testing.T) {
 		record.ClassMCE, record.ClassOOM,
 	} {
 		assert.Check(t, classes[c], "no log of class %s", c)
+	}
+}
+
+// Reports in the forms of other machines, older kernels and other programs that keep a log, made by hand after
+// the kernel's sources: each block's first line has the titles that must be found in the lines below it.
+func TestVariety(t *testing.T) {
+	files, err := filepath.Glob("testdata/variety/*.txt")
+	assert.NilError(t, err)
+	assert.Assert(t, len(files) > 3)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		assert.NilError(t, err)
+		blocks := strings.Split("\n"+string(data), "\n=== ")[1:]
+		assert.Assert(t, len(blocks) > 5, file)
+		for n, block := range blocks {
+			want, log, _ := strings.Cut(block, "\n")
+			var got []string
+			for _, r := range Parse([]byte(log)) {
+				checkReport(t, r, []byte(log))
+				got = append(got, r.Title)
+				for _, f := range r.Followers {
+					got = append(got, f.Title)
+				}
+			}
+			assert.Check(t, strings.Join(got, " ;; ") == want, "%s, block %d:\n got %q\nwant %q", file, n+1, got, want)
+		}
 	}
 }
 

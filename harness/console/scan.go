@@ -16,6 +16,7 @@ const (
 	maxOpen      = 8    // reports at once, one per printing task or CPU
 	maxLines     = 4000 // of one report
 	maxIdle      = 60   // lines without a stack trace, of a report that should have one
+	maxChain     = 2000 // the same, of the lock validator, which prints how every lock came to depend on the next
 	maxFrames    = 64
 	maxHead      = 25
 	maxTitle     = 120
@@ -56,7 +57,7 @@ type lead struct {
 // line takes the next line. A second stamp in it begins another one: what stood before lost its newline.
 func (s *scanner) line(l line) {
 	for l.stamped {
-		at := secondStamp(l.text)
+		at := innerStamp(l.text)
 		if at < 0 {
 			break
 		}
@@ -72,7 +73,10 @@ func (s *scanner) whole(l line) {
 	if l.stamped {
 		s.stamped = true
 	} else if s.stamped {
-		return // a program on the same serial port
+		if !s.leak(l) {
+			return // a program on the same serial port
+		}
+		l.caller = reader
 	}
 	if len(s.open) == 0 && len(l.text) > 0 && l.text[0] != '=' {
 		// The way of nearly all lines.
@@ -86,13 +90,29 @@ func (s *scanner) whole(l line) {
 	s.slow(l)
 }
 
+// reader is the caller of a leak that a program has read out of kmemleak's file, as fuzzers do.
+const reader = "program"
+
+// leak reports whether a line without a stamp is out of kmemleak's file: nothing else that a program prints in
+// a stamped log counts.
+func (s *scanner) leak(l line) bool {
+	return hasAny(l.text, "unreferenced object 0x") || slices.ContainsFunc(s.open, func(b *builder) bool { return b.caller == reader })
+}
+
 func (s *scanner) slow(l line) {
 	rule := isRule(l.text)
 	i := slices.IndexFunc(s.open, func(b *builder) bool { return b.caller == l.caller })
+	if i < 0 && hasAny(l.text, "NMI backtrace for cpu ") {
+		// The CPU that is asked for a backtrace answers itself.
+		i = slices.IndexFunc(s.open, func(b *builder) bool { return b.irq && b.trace == noTrace })
+		if i >= 0 {
+			s.open[i].caller = l.caller
+		}
+	}
 	if i >= 0 {
 		b := s.open[i]
 		if rule {
-			if b.ends == endsAtRule {
+			if b.ends == endsAtRule && b.trace != noTrace {
 				b.extend(l)
 				s.finish(b)
 				return
@@ -207,6 +227,7 @@ type builder struct {
 	trace  tracing
 	head   []string
 
+	victim   []frame // of RCU's own thread, which a stall shows first
 	origin   []frame // of the stack trace that names the report, where it is another than the first
 	inOrigin bool
 	locks    int  // "at:" lines that were looked at
@@ -248,19 +269,30 @@ func (b *builder) absorbs(l line, st start) bool {
 		b.first, b.seen, b.text = first, seen+1, text
 		b.head = append(slices.Clone(text), b.head...)
 		return true
-	case b.inline && b.seen < 12 && b.trace == noTrace && (b.title == st.title || b.warn && st.warn):
+	case b.inline && b.seen < 12 && len(b.frames) == 0 && (b.title == st.title || b.warn && st.warn):
 		b.fn, b.module, b.inline = st.fn, st.module, st.inline
 		if st.warn {
 			b.title, b.class, b.skip, b.slab = st.title, st.class, st.skip, st.slab
 		}
 		b.extend(l)
 		return true
+	case st.panic && b.title == st.title && b.trace == noTrace:
+		b.extend(l)
+		b.keep(l.text)
+		return true
+	case b.warn && !b.ud && st.part && b.trace == noTrace && st.panic: // panic_on_warn comes before the WARN's own stack trace
+		b.fatal = true
+		b.extend(l)
+		b.keep(l.text)
+		return true
+	case b.ends == endsAtRule && st.slab && b.trace == noTrace: // up to 4.8 KASAN lets the slab allocator print the object
+		b.extend(l)
+		return true
 	case b.title == "memory leak" && st.title == b.title && b.trace == noTrace && b.seen == 1:
 		b.extend(l) // "BUG: memory leak" is a test program's own line above the kernel's
 		b.keep(l.text)
 		return true
-	case b.oops && st.oops && !b.oopsSeen && (bytes.HasPrefix(l.text, []byte("Oops: ")) || st.title == "Internal error" ||
-		b.ud && st.title == "invalid opcode" || b.title == st.title):
+	case b.oops && st.oops && !b.oopsSeen && (bytes.Contains(l.text, []byte("[#")) || b.title == st.title):
 		b.oopsSeen = true
 		b.extend(l)
 		b.keep(l.text)
@@ -306,6 +338,9 @@ func (b *builder) take(l line) (complete bool) {
 	}
 	if b.trace == inTrace {
 		b.trace = traceOver
+		if strings.HasPrefix(b.title, "KMSAN: ") && len(b.frames) == 0 || b.irq && (len(b.frames) == 0 || b.starved()) {
+			b.trace = noTrace // another one follows
+		}
 	}
 	if b.ends == endsAtTrace {
 		if b.trace == traceOver {
@@ -314,7 +349,7 @@ func (b *builder) take(l line) (complete bool) {
 		if !b.slab || !hasAny(text, "Object 0x", "Slab 0x", "INFO: ") {
 			b.idle++
 		}
-		if b.idle > maxIdle {
+		if b.idle > maxIdle && (b.class != record.ClassLockdep || b.idle > maxChain) {
 			return true // its trace was lost, or it has none
 		}
 	}
@@ -323,6 +358,16 @@ func (b *builder) take(l line) (complete bool) {
 		b.keep(l.text)
 	}
 	return false
+}
+
+// starved moves the stack trace of RCU's own thread out of the way, which is a stall's victim. It tells
+// whether there was one.
+func (b *builder) starved() bool {
+	victim := slices.ContainsFunc(b.frames, func(f frame) bool { return f.name == "rcu_gp_kthread" })
+	if victim {
+		b.victim, b.frames, b.rip = b.frames, nil, nil
+	}
+	return victim
 }
 
 func (b *builder) extend(l line) { b.last = l.no }
@@ -341,7 +386,7 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		b.trace = inTrace // KFENCE and KCSAN put no "Call Trace:" above the first one
 		b.keep(raw)
 		return frame{}, true
-	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "epc : ", "NIP ["):
+	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "epc : ", "epc   : ", "ERA: ", "NIP [", "Krnl PSW : "):
 		f, user := parseRIP(text)
 		if user {
 			return frame{}, b.trace == inTrace
@@ -357,11 +402,33 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		return frame{}, true
 	case hasAny(text, "Code: ", "RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: ", "R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ", "PKRU: ", "ORIG_RAX: "):
 		return frame{}, true
+	case b.trace == inTrace && stackWords(text):
+		return frame{}, true
 	}
 	if b.trace != inTrace {
 		return frame{}, false
 	}
 	return parseFrame(text)
+}
+
+// stackWords reports whether a line holds nothing but words of a stack, which stand among the frames of old
+// kernels and of arm ("r7:c0a03d20 r6:00000000").
+func stackWords(text []byte) bool {
+	words := bytes.Fields(text)
+	for _, w := range words {
+		if i := bytes.IndexByte(w, ':'); i > 0 && i <= 3 && w[0] == 'r' {
+			w = w[i+1:]
+		}
+		if len(w) != 8 && len(w) != 16 {
+			return false
+		}
+		for _, c := range w {
+			if !hexDigit(c) {
+				return false
+			}
+		}
+	}
+	return len(words) > 0
 }
 
 // parseRIP reads "RIP: 0010:func+0x20/0x60 [kvm]"; user says that it is not the kernel's.
@@ -372,6 +439,11 @@ func parseRIP(text []byte) (f frame, user bool) {
 		_, where, _ = bytes.Cut(text, []byte("] "))
 	case bytes.HasPrefix(text, []byte("PC is at ")): // arm
 		where = text[len("PC is at "):]
+	case bytes.HasPrefix(text, []byte("Krnl PSW : ")): // s390: two words, then (func+0x12/0x34)
+		_, where, _ = bytes.Cut(text, []byte(" ("))
+	case bytes.HasPrefix(text, []byte("epc   : ")), bytes.HasPrefix(text, []byte("ERA: ")): // mips, loongarch: address and function
+		_, where, _ = bytes.Cut(text, []byte(": "))
+		_, where, _ = bytes.Cut(where, []byte(" "))
 	case text[0] == 'p' || text[0] == 'e': // arm64, riscv
 		_, where, _ = bytes.Cut(text, []byte(" : "))
 		where, _, _ = bytes.Cut(where, []byte(" ra : "))
@@ -517,6 +589,9 @@ func (b *builder) done() (record.Report, bool) {
 		b.head = b.head[:min(len(b.head), maxHead)]
 	}
 	frames := b.frames
+	if len(frames) == 0 && b.rip == nil {
+		frames = b.victim
+	}
 	if b.rip != nil && b.rip.name != "" {
 		frames = append([]frame{*b.rip}, frames...)
 	}
@@ -590,14 +665,24 @@ func (b *builder) titled(frames []frame) (title string, top []frame, whole bool)
 		candidates = append([]frame{{name: b.fn, module: b.module, sure: true, inline: b.inline}}, frames...)
 	}
 	fn, at := b.pick.guilty(candidates, b.skip)
-	if at < 0 {
-		return b.title, from(frames, b.skip, 0), false
+	switch {
+	case at < 0 && b.alone != "" && len(candidates) == 0:
+		return b.alone, nil, false
+	case at < 0:
+		return b.title + nameless, from(frames, b.skip, 0), false
 	}
 	if b.warn && b.title == "WARNING" && b.fn == "usb_submit_urb" {
 		return "WARNING in " + fn + "/usb_submit_urb", from(candidates, b.skip, at), true
 	}
-	return b.title + " in " + fn, from(candidates, b.skip, at), len(frames) > 0 || b.locks > 0 || b.panic
+	whole = len(frames) > 0 || b.locks > 0 || b.panic
+	if b.pick == pickBefore && b.trace != traceOver && !slices.ContainsFunc(candidates, dispatches) {
+		whole = false // the log ends before what would name it
+	}
+	return b.title + " in " + fn, from(candidates, b.skip, at), whole
 }
+
+// nameless stands in a title for the function that a cut or garbled stack trace does not name.
+const nameless = " in corrupted"
 
 // from gives the top frames from the one at a place on that are no messengers.
 func from(frames []frame, skip []string, at int) []frame {
@@ -615,7 +700,7 @@ func bound(s string, n int) string { return s[:min(len(s), n)] }
 // signature is the hash of the title and the top frames.
 func signature(title string, top []frame) string {
 	h := sha256.New()
-	fmt.Fprintln(h, title)
+	fmt.Fprintln(h, strings.TrimSuffix(title, nameless)) // runs of before nestbed said so have it without
 	for _, f := range top {
 		fmt.Fprintln(h, f.name, f.module)
 	}

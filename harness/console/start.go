@@ -34,10 +34,11 @@ type start struct {
 	oops   bool // an "Oops:" line may follow as part of it
 	slab   bool // a slab report, which may hold a WARNING of its own
 	panic  bool
-	irq    bool // frames above an interrupt's entry are the watchdog's
-	warn   bool // a WARN's line, or another that a cut-here line announces
-	ud     bool // BUG_ON's line: the trap that it takes follows
-	inline bool // the function of the line was inlined: a symbolizer repeats the line for the real one
+	irq    bool   // frames above an interrupt's entry are the watchdog's
+	warn   bool   // a WARN's line, or another that a cut-here line announces
+	ud     bool   // BUG_ON's line: the trap that it takes follows
+	alone  string // title when no function is found
+	inline bool   // the function of the line was inlined: a symbolizer repeats the line for the real one
 	pick   pick
 	skip   []string // further functions that do not name the report
 	from   string   // the stack trace behind a line that holds this names the report
@@ -94,11 +95,21 @@ func starts(text []byte) (start, bool) {
 	case 'w', 'N':
 		return startWatchdog(string(text))
 	case 'A', 'V', 'm', 'a':
-		return startRest(string(text))
-	case 'g', 'O', 'i', 'd', 's', 't', 'P', 'U', 'k', 'u':
+		if st, ok := startRest(string(text)); ok || text[0] != 'a' {
+			return st, ok
+		}
+		return startOops(string(text))
+	case 'g', 'O', 'i', 'd', 's', 't', 'P', 'U', 'k', 'u', 'R', 'b', 'c', 'f', 'o', 'p', 'x', 'e':
 		return startOops(string(text))
 	case 'K':
-		return startPanic(string(text))
+		if st, ok := startPanic(string(text)); ok {
+			return st, true
+		}
+		return startOops(string(text))
+	case 'C':
+		if cpu, rest, ok := bytes.Cut(text, []byte(" Unable to handle kernel ")); ok && bytes.HasPrefix(cpu, []byte("CPU ")) { // mips, loongarch
+			return startOops("Unable to handle kernel " + string(rest))
+		}
 	case 'D':
 		if rest, ok := bytes.CutPrefix(text, []byte("DMAR: [")); ok {
 			return startDMAR(string(rest))
@@ -122,6 +133,9 @@ func startBug(rest []byte) start {
 	switch {
 	case has("KASAN: "), has("KMSAN: "), has("KCSAN: "), has("KFENCE: "):
 		return startSanitizer(text)
+	case has("KASan: "): // 4.0 to 4.4
+		return startSanitizer(strings.NewReplacer("KASan: use after free", "KASAN: use-after-free", "KASan: out of bounds access", "KASAN: out-of-bounds",
+			"KASan: ", "KASAN: ").Replace(text))
 	case has("kernel NULL pointer dereference"), has("Kernel NULL pointer dereference"), has("unable to handle kernel NULL pointer dereference"):
 		s = oops("BUG: unable to handle kernel NULL pointer dereference")
 	case has("unable to handle page fault"), has("unable to handle kernel paging request"), has("Unable to handle kernel data access"),
@@ -173,7 +187,7 @@ func startBug(rest []byte) start {
 		if l, ok := startLockdep("BUG: ", text); ok {
 			return l
 		}
-		s.title = "BUG: " + plain(text)
+		s.title, s.bare = "BUG: "+plain(text), true
 	}
 	return s
 }
@@ -249,10 +263,18 @@ func startSlab(rest string) (start, bool) {
 
 func startWarning(rest string) (start, bool) {
 	s := start{cpu: -1, class: record.ClassWarn, title: "WARNING", warn: true}
+	if at, ok := strings.CutPrefix(rest, "at "); ok { // up to 3.12: WARNING: at mm/slub.c:1152 __kmem_cache_shutdown+0x246/0x320()
+		file, where, ok := strings.Cut(at, " ")
+		if !ok || !strings.Contains(file, ":") {
+			return s, false
+		}
+		s.named(file, where)
+		return s, true
+	}
 	// WARNING: CPU: 0 PID: 1 at mm/slub.c:1152 __kmem_cache_shutdown+0x246/0x320 [kvm]
 	if strings.HasPrefix(rest, "CPU: ") {
 		head, tail, ok := strings.Cut(rest, " at ")
-		if !ok {
+		if !ok || digits(rest[len("CPU: "):]) == 0 {
 			return s, false
 		}
 		f := strings.Fields(head)
@@ -421,6 +443,8 @@ func lockup(title, rest string) start {
 	return s
 }
 
+// startOops reads what an oops begins with: the words of a trap or a fault. The kernel counts its oopses in the
+// line of die(), "Oops: 0000 [#1] SMP", which follows these words or holds them.
 func startOops(text string) (start, bool) {
 	rest, prefixed := strings.CutPrefix(text, "Oops: ")
 	die := prefixed || strings.Contains(rest, "[#") // "divide error: 0000 [#1] SMP"
@@ -436,11 +460,18 @@ func startOops(text string) (start, bool) {
 		return oops("invalid opcode"), true
 	case has("int3") && die:
 		return oops("int3"), true
+	case (has("Reserved instruction in kernel code") || has("illegal operation: ")) && die: // mips, s390
+		return oops("invalid opcode"), true
+	case has("kernel stack overflow (") && die: // up to 5.15
+		return oops("BUG: stack guard page was hit"), true
+	case has("Insufficient stack space to handle exception!"): // arm64, riscv; a panic follows
+		return stackOverflow(), true
 	case has("double fault") && die, has("traps: PANIC: double fault"), has("PANIC: double fault"):
 		return oops("PANIC: double fault"), true
 	case has("kernel BUG at "):
 		s := oops("kernel BUG")
 		s.class, s.ud, s.warn, s.skip = record.ClassBug, true, true, skipSKB
+		s.alone = strings.TrimSuffix(plain(rest), "!") + "!"
 		switch {
 		case has("kernel BUG at lib/list_debug.c"):
 			s.title, s.class = "BUG: corrupted list", record.ClassList
@@ -473,13 +504,34 @@ func startOops(text string) (start, bool) {
 		return oops("Unhandled fault"), true
 	case has("UBSAN: "):
 		return startUBSAN(rest), true
-	case prefixed && strings.Contains(rest, "[#"):
+	case has("Kernel bug detected[#"), has("Kernel BUG [#"): // mips, riscv
+		s := oops("kernel BUG")
+		s.class, s.skip = record.ClassBug, skipSKB
+		return s, true
+	case (has("Oops") || prefixed) && strings.Contains(rest, "[#"):
 		// "Oops: 0000 [#1]" without the BUG: line in front of it, which was lost
 		s := oops("Oops")
 		s.part = true
 		return s, true
+	case strings.Contains(rest, "[#") && hasAny([]byte(rest), traps...):
+		what, code, _ := strings.Cut(rest, ": ") // "overflow: 0000 [#1] SMP"
+		if code, _, _ = strings.Cut(code, " "); len(code) != 4 || strings.Trim(code, "0123456789abcdef") != "" {
+			return start{}, false
+		}
+		return oops(plain(what)), true
 	}
 	return start{}, false
+}
+
+// What other traps that a kernel dies of are called: x86 and s390.
+var traps = []string{
+	"alignment check", "bounds", "control protection", "coprocessor segment overrun", "invalid TSS", "overflow", "segment not present", "simd exception",
+	"x87 FPU exception", "addressing exception", "execute exception", "fixpoint divide exception", "monitor event", "operand exception",
+	"privileged operation", "protection exception", "specification exception", "translation exception", "vector exception", "transaction constraint",
+}
+
+func stackOverflow() start {
+	return start{title: "kernel stack overflow", class: record.ClassPanic, fatal: true, cpu: -1, panic: true, pick: pickBefore, skip: skipStack}
 }
 
 // startRest reads what begins with a letter of its own: arm's faults, machine checks, the VFS, an SMMU.
@@ -489,7 +541,7 @@ func startRest(text string) (start, bool) {
 	switch {
 	case has("Internal error: ") && strings.Contains(text, "[#"):
 		return oops("Internal error"), true
-	case has("Alignment trap: "):
+	case has("Alignment trap: ") && !strings.Contains(text, " PC=0x"): // that one is a program's
 		return oops("Alignment trap"), true
 	case has("VFS: Busy inodes after unmount"):
 		once.title = "VFS: Busy inodes after unmount (use-after-free)"
@@ -541,8 +593,8 @@ func startPanic(text string) (start, bool) {
 		}
 	case has("corrupted stack end"):
 		s.title, s.bare, s.pick, s.skip = "kernel panic: corrupted stack end", false, pickBefore, skipSchedule
-	case has("kernel stack overflow"):
-		s.title, s.bare, s.pick, s.skip = "kernel stack overflow", false, pickBefore, skipStack
+	case has("kernel stack overflow"), has("Kernel stack overflow"):
+		return stackOverflow(), true
 	case has("Attempted to kill init!"):
 		s.title = "kernel panic: Attempted to kill init!"
 	case has("Fatal exception"), has("panic_on_warn set"), has("hung_task: blocked tasks"):
