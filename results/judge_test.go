@@ -90,6 +90,7 @@ var (
 	warn = report("WARNING in kvm_put_kvm", record.ClassWarn, false, 10)
 	oops = report("BUG: unable to handle kernel paging request in f", record.ClassOops, true, 20)
 	dmar = report("IOMMU fault: DMAR: DMA Write", record.ClassIOMMU, false, 5)
+	oom  = report("Out of memory", record.ClassOOM, false, 6)
 	fine = Exit{Booted: true, BootProven: true}
 )
 
@@ -138,6 +139,9 @@ func TestJudge(t *testing.T) {
 		"fault":                                {Input{Records: script("done"), Faults: 2, Exit: fine}, record.Crash, "unexpected IOMMU fault", "QEMU traced 2 IOMMU faults"},
 		"fault in the console":                 {Input{Records: script("done"), Reports: []record.Report{dmar}, Exit: fine}, record.Crash, "unexpected IOMMU fault", dmar.Title},
 		"fault declared":                       {Input{Records: script("fault", "done"), Reports: []record.Report{dmar}, Faults: 2, Exit: fine}, record.Pass, "", ""},
+		"out of memory":                        {Input{Records: script("ok:x", "done"), Reports: []record.Report{oom}, Exit: fine}, record.Pass, "", ""},
+		"killed for want of memory":            {Input{Records: script("step:a"), Reports: []record.Report{oom}, Exit: killed}, record.Hang, `agent killed by SIGKILL in step "a"`, ""},
+		"crash after the want of memory":       {Input{Records: script("done"), Reports: []record.Report{oom, warn}, Exit: fine}, record.Crash, warn.Title, ""},
 		"expected":                             {Input{Records: script("expect:^WARNING in kvm_", "done"), Reports: []record.Report{warn}, Exit: fine}, record.Pass, "", ""},
 		"expected, not this":                   {Input{Records: script("expect:^WARNING in vfio_", "done"), Reports: []record.Report{warn}, Exit: fine}, record.Crash, warn.Title, ""},
 		"expected leader, unexpected follower": {Input{Records: script("expect:WARNING", "done"), Reports: []record.Report{group}, Exit: fine}, record.Crash, oops.Title, ""},

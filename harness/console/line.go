@@ -241,7 +241,7 @@ func withoutColours(raw []byte) []byte {
 // starts reports whether the line begins a report. A cut-here line may stand behind what another CPU had
 // written without a newline; other words within a line are no report, whoever wrote them.
 func (l *line) starts() (start, bool) {
-	if l.stamped && len(l.text) > len(cutHere) && bytes.HasSuffix(l.text, []byte(cutHere)) {
+	if n := len(l.text); l.stamped && n > len(cutHere) && l.text[n-1] == '-' && bytes.HasSuffix(l.text, []byte(cutHere)) {
 		l.text = l.text[len(l.text)-len(cutHere):]
 	}
 	return starts(l.text)

@@ -55,6 +55,9 @@ func starts(text []byte) (start, bool) {
 	if len(text) == 0 {
 		return s, false
 	}
+	if !hasAny(text, firstWords[text[0]]...) {
+		return startFault(text)
+	}
 	switch text[0] {
 	case '-':
 		if bytes.HasPrefix(text, []byte(cutHere)) {
@@ -119,11 +122,37 @@ func starts(text []byte) (start, bool) {
 			return iommuFault("virtio-iommu", strings.Fields(after(string(text), ": "))), true
 		}
 	}
-	if at := bytes.Index(text, []byte("AMD-Vi: Event logged [")); at >= 0 {
-		kind, _, _ := bytes.Cut(text[at+len("AMD-Vi: Event logged ["):], []byte(" "))
-		return iommuFault("AMD-Vi", strings.Fields(string(kind))), true
+	return startFault(text)
+}
+
+// startFault reads an IOMMU's line behind a device's name: "vfio-pci 0000:01:00.0: AMD-Vi: Event logged
+// [IO_PAGE_FAULT domain=0x0001 ...".
+func startFault(text []byte) (start, bool) {
+	open := bytes.IndexByte(text, '[')
+	if open < 0 || !bytes.HasSuffix(text[:open], []byte("AMD-Vi: Event logged ")) {
+		return start{}, false
 	}
-	return s, false
+	kind, _, _ := bytes.Cut(text[open+1:], []byte(" "))
+	return iommuFault("AMD-Vi", strings.Fields(string(kind))), true
+}
+
+// firstWords are what the first lines of reports begin with, by their first letter.
+var firstWords = byLetter([]string{
+	"------------[ cut here", "BUG: ", "BUG ", "WARNING: ", "INFO: ", "[ INFO: ", "[ BUG: ", "rcu: INFO: ", "watchdog: ", "NMI watchdog: ",
+	"Internal error: ", "Insufficient stack space", "Alignment trap: ", "VFS: Busy inodes", "VFS: Close: ", "mce: [Hardware Error]: ", "arm-smmu",
+	"Kernel panic - ", "Kernel BUG ", "Kernel bug detected", "CPU ", "DMAR: [", "virtio_iommu ", "general protection fault", "stack segment",
+	"divide error", "divide_error", "invalid opcode", "int3", "Reserved instruction in kernel code", "illegal operation: ", "kernel stack overflow (",
+	"double fault", "traps: PANIC: double fault", "PANIC: double fault", "kernel BUG at ", "Unable to handle kernel ", "unregister_netdevice: waiting",
+	"sysfs: cannot create duplicate", "kmemleak: ", "unreferenced object 0x", "Out of memory: Kill", "Unhandled fault: ", "UBSAN: ", "Oops",
+}, traps)
+
+func byLetter(lists ...[]string) (words [256][]string) {
+	for _, list := range lists {
+		for _, w := range list {
+			words[w[0]] = append(words[w[0]], w)
+		}
+	}
+	return words
 }
 
 func startBug(rest []byte) start {

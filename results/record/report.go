@@ -20,7 +20,7 @@ const (
 	ClassIOMMU    Class = "iommu"    // a DMA fault as the kernel prints it
 	ClassPanic    Class = "panic"    // a panic that nothing above explains
 	ClassMCE      Class = "mce"      // a machine check: the hardware's word
-	ClassOOM      Class = "oom"      // the kernel ran out of memory and killed a process
+	ClassOOM      Class = "oom"      // a process was killed for want of memory: the guest's size, no bug of the kernel, and no crash to results.Judge
 )
 
 // Report is one bug that a kernel reported on its console.
