@@ -62,6 +62,7 @@ results: results/record
 results/effect: results results/record
 results/render: results results/effect results/record
 harness/console: results/record
+harness/symbols: results/record
 harness/machine: images/control
 harness/qemu: harness/machine harness/qmp
 harness/guest: results/record images/control harness/qmp

@@ -2,7 +2,10 @@ package console
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
+
+	"github.com/nestbed/nestbed/results/record"
 )
 
 // frame is one entry of a stack trace.
@@ -11,6 +14,7 @@ type frame struct {
 	module string // "" for vmlinux
 	sure   bool   // not marked with "?"
 	inline bool   // written by a symbolizer: the kernel itself prints no such frame
+	site   record.Site
 }
 
 // maxName bounds a function's or module's name; the kernel's own limit for a symbol is 512.
@@ -42,6 +46,7 @@ func parseFrame(text []byte) (frame, bool) {
 	rest := text[n:]
 	if off := offset(rest); off > 0 {
 		f.module = moduleOf(rest[off:])
+		f.site = site(string(text[:n]), string(rest[:off]), rest[off:])
 		return f, true
 	}
 	if armFrom(rest) {
@@ -65,6 +70,31 @@ func parseFrame(text []byte) (frame, bool) {
 		return f, true
 	}
 	return f, false
+}
+
+// site reads a function's "+0x1f/0x40" and the build id in "[kvm 0123abcd...]".
+func site(symbol, place string, rest []byte) record.Site {
+	offset, size, _ := strings.Cut(strings.TrimPrefix(place, "+0x"), "/0x")
+	s := record.Site{Symbol: symbol}
+	var err, err2 error
+	s.Offset, err = strconv.ParseUint(offset, 16, 64)
+	s.Size, err2 = strconv.ParseUint(size, 16, 64)
+	if err != nil || err2 != nil {
+		return record.Site{} // absurd numbers are no place
+	}
+	if end := bytes.IndexByte(rest, ']'); end > 0 {
+		s.BuildID = buildID(string(rest[:end]))
+	}
+	return s
+}
+
+// buildID gives the build id that is the last word of a text, "" when it is none.
+func buildID(text string) string {
+	id := text[strings.LastIndexByte(text, ' ')+1:]
+	if len(id) < 32 || len(id) > 40 || strings.Trim(id, "0123456789abcdef") != "" {
+		return ""
+	}
+	return id
 }
 
 // armFrom reports whether a function's name is followed by where it was called from, as on arm: "func from

@@ -219,6 +219,8 @@ type builder struct {
 	text        []string
 	access      string // "Read" or "Write" of KASAN
 	tainted     string
+	version     string
+	buildID     string
 	oopsSeen    bool
 	cutAt       int // a cut-here line inside a slab report that may begin the next one
 
@@ -460,7 +462,7 @@ func parseRIP(text []byte) (f frame, user bool) {
 	if !ok {
 		return frame{}, false // an address without a symbol: freed module text
 	}
-	f.sure = true
+	f.sure, f.site.Exact = true, true
 	return f, false
 }
 
@@ -537,12 +539,22 @@ func (b *builder) cpuLine(text string) {
 		flags := tail[i+len(" Tainted: "):]
 		end := strings.IndexFunc(flags, func(c rune) bool { return c != ' ' && (c < 'A' || c > 'Z') })
 		if end >= 0 {
+			b.kernel(flags[end:])
 			flags = flags[:end]
 		}
 		b.tainted = strings.ReplaceAll(flags, " ", "")
 	} else if i := strings.Index(tail, " Not tainted"); i >= 0 {
 		b.comm, b.tainted = tail[:i], "no"
+		b.kernel(tail[i+len(" Not tainted"):])
 	}
+}
+
+// kernel reads "6.12.117 #1" and the build id behind it, with CONFIG_STACKTRACE_BUILD_ID.
+func (b *builder) kernel(text string) {
+	if words := strings.Fields(text); len(words) > 0 {
+		b.version = bound(words[0], 64)
+	}
+	b.buildID = buildID(strings.TrimSpace(text))
 }
 
 // noise are lines that say nothing to a reader of the head.
@@ -611,6 +623,7 @@ func (b *builder) done() (record.Report, bool) {
 		Title: Sanitize(bound(title, maxTitle)),
 		Class: b.class, Fatal: b.fatal, CPU: b.cpu, PID: b.pid, Comm: Sanitize(bound(b.comm, 64)),
 		Line: b.first, EndLine: b.last, Head: b.head, Corrupted: !whole || b.part,
+		Release: b.version, BuildID: b.buildID,
 	}
 	if b.tainted != "no" {
 		r.Tainted = b.tainted
@@ -618,6 +631,7 @@ func (b *builder) done() (record.Report, bool) {
 	for _, f := range frames {
 		r.Frames = append(r.Frames, f.name)
 		r.Modules = append(r.Modules, f.module)
+		r.Sites = append(r.Sites, f.site)
 	}
 	r.Signature = signature(r.Title, top)
 	return r, true

@@ -40,4 +40,17 @@ type Report struct {
 	Corrupted bool     `json:"corrupted,omitempty"` // parts are missing: the title may be another's
 	Head      []string `json:"head,omitempty"`      // the lines that matter to a reader, cleaned, at most 25
 	Followers []Report `json:"followers,omitempty"` // later reports that this one explains
+
+	// What finds the source of the frames. It is known of a log that was just read, and not kept.
+	Sites   []Site `json:"-"` // per frame
+	Release string `json:"-"` // of the kernel, "" when not said
+	BuildID string `json:"-"` // of vmlinux, hexadecimal, "" when not said
+}
+
+// Site is a place in a compiled function, as a stack trace has it.
+type Site struct {
+	Symbol       string // with the compiler's suffixes, "" when the frame has no such place
+	Offset, Size uint64 // in bytes
+	BuildID      string // of the module, hexadecimal, "" when not said
+	Exact        bool   // where the CPU was; else where a call returns to
 }

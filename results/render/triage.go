@@ -28,17 +28,39 @@ type triaged struct {
 	Fatal     bool         `json:"fatal"`
 	Corrupted bool         `json:"corrupted"`
 	Secondary bool         `json:"secondary"` // a report before it may have caused it
+	Source    [][]Source   `json:"source,omitempty"`
+}
+
+// Source is a line of the kernel's source that stands for a frame or for what was inlined into it.
+type Source struct {
+	Func string `json:"function"`
+	File string `json:"file"`
+	Line int    `json:"line"`
+}
+
+// Sources gives, per frame of a report, its lines of source, innermost first. A nil one knows none.
+type Sources func(record.Report) ([][]Source, error)
+
+func (s Sources) of(r record.Report) ([][]Source, error) {
+	if s == nil {
+		return nil, nil
+	}
+	return s(r)
 }
 
 // TriageJSON writes all reports of a log as one array, in the order of the log.
-func TriageJSON(w io.Writer, reports []record.Report) error {
+func TriageJSON(w io.Writer, reports []record.Report, sources Sources) error {
 	out := []triaged{}
 	for _, r := range results.Flatten(reports) {
 		_, module := named(r)
+		source, err := sources.of(r)
+		if err != nil {
+			return err
+		}
 		out = append(out, triaged{
 			Title: r.Title, Class: r.Class, Frames: append([]string{}, r.Frames...), Module: module, CPU: r.CPU, PID: r.PID, Comm: r.Comm,
 			Tainted: r.Tainted, Signature: r.Signature, Line: r.Line, EndLine: r.EndLine, Fatal: r.Fatal, Corrupted: r.Corrupted,
-			Secondary: !leads(reports, r),
+			Secondary: !leads(reports, r), Source: source,
 		})
 	}
 	data, err := json.MarshalIndent(out, "", "  ")
@@ -54,8 +76,8 @@ func leads(reports []record.Report, r record.Report) bool {
 }
 
 // Triage writes the first report of a log for a person, or all of them: title, facts, the stack from the
-// function that the title names, then the kernel's words.
-func Triage(w io.Writer, reports []record.Report, all bool) error {
+// function that the title names, each frame with its lines of source, then the kernel's words.
+func Triage(w io.Writer, reports []record.Report, all bool, sources Sources) error {
 	out := bufio.NewWriter(w)
 	flat := results.Flatten(reports)
 	for i, r := range flat {
@@ -88,10 +110,17 @@ func Triage(w io.Writer, reports []record.Report, all bool) error {
 		}
 		fmt.Fprintf(out, "  %s\n  signature %s\n", strings.Join(facts, ", "), r.Signature)
 		from, _ := named(r)
+		source, err := sources.of(r)
+		if err != nil {
+			return err
+		}
 		for n := max(from, 0); n < min(max(from, 0)+stackShown, len(r.Frames)); n++ {
 			fmt.Fprintf(out, "    %s", Escape(r.Frames[n]))
 			if m := r.Modules[n]; m != "" {
 				fmt.Fprintf(out, " [%s]", Escape(m))
+			}
+			if n < len(source) {
+				writeSource(out, source[n])
 			}
 			fmt.Fprintln(out)
 		}
@@ -103,6 +132,16 @@ func Triage(w io.Writer, reports []record.Report, all bool) error {
 		}
 	}
 	return out.Flush()
+}
+
+// writeSource writes where a frame is, and below it what was inlined into it, towards the innermost.
+func writeSource(out io.Writer, lines []Source) {
+	for i, l := range slices.Backward(lines) {
+		if i < len(lines)-1 {
+			fmt.Fprintf(out, "\n      inlined %s", Escape(l.Func))
+		}
+		fmt.Fprintf(out, " %s:%d", Escape(l.File), l.Line)
+	}
 }
 
 // stackShown is how many frames tell one bug from another; the whole stack is among the kernel's words.
