@@ -33,6 +33,7 @@ var forms = map[string]func(n int, stamp, text string) string{
 	},
 	"quoted":       func(_ int, stamp, text string) string { return "> " + stamp + " " + text + "\n" },
 	"quoted twice": func(_ int, _, text string) string { return "> > " + text + "\n" },
+	"pasted":       func(_ int, _, text string) string { return "      " + text + "\n" },
 	"cut before": func(n int, stamp, text string) string {
 		if n == 0 {
 			return "[   12.000000] usb 1-1: new high-sp" + stamp + " " + text + "\n"
@@ -176,6 +177,7 @@ func TestHealthyLinesAreNoReports(t *testing.T) {
 		"stamped": func(s string) string { return "[    1.234567] " + s },
 		"caller":  func(s string) string { return "[    1.234567][    T1] " + s },
 		"journal": func(s string) string { return "Nov 22 23:01:20 l1 kernel: " + s },
+		"pasted":  func(s string) string { return "    " + s },
 		"program": func(s string) string { return "Nov 22 23:01:20 l1 agent[87]: " + s },
 	} {
 		var all strings.Builder

@@ -77,6 +77,9 @@ func unwrap(raw []byte) []byte {
 			raw = rest[i+2:]
 		}
 	}
+	if rest, ok := bytes.CutPrefix(raw, []byte("kernel: ")); ok { // journalctl -o cat with the identifier
+		return rest
+	}
 	// A journal's or syslog's line: date, host, "kernel: "; RFC 5424's has no colon.
 	head := raw[:min(len(raw), 96)]
 	if at := bytes.Index(head, []byte(" kernel")); at > 0 {

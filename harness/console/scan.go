@@ -44,6 +44,7 @@ type scanner struct {
 	stamped bool       // the kernel stamps its lines, so one without a stamp is not the kernel's
 	died    bool       // a fatal report is complete: a panic is its consequence
 	open    []*builder // at most one per caller
+	indent  int        // blanks before each line of a log that was pasted into a text
 	rule    lead       // the last ===== line or what else opens a report's first line
 }
 
@@ -77,6 +78,8 @@ func (s *scanner) whole(l line) {
 			return // a program on the same serial port
 		}
 		l.caller = reader
+	} else {
+		l.text = s.unindented(l.text)
 	}
 	if len(s.open) == 0 && len(l.text) > 0 && l.text[0] != '=' {
 		// The way of nearly all lines.
@@ -88,6 +91,22 @@ func (s *scanner) whole(l line) {
 		return
 	}
 	s.slow(l)
+}
+
+// unindented takes away the blanks before a line, as many as there were before the first line of a report: a
+// kernel does not indent those.
+func (s *scanner) unindented(text []byte) []byte {
+	if len(text) == 0 || text[0] != ' ' && text[0] != '\t' {
+		return text
+	}
+	inner := bytes.TrimLeft(text, " \t")
+	if len(s.open) == 0 {
+		if _, ok := starts(inner); ok || isRule(inner) {
+			s.indent = len(text) - len(inner)
+			return inner
+		}
+	}
+	return text[min(s.indent, len(text)-len(inner)):]
 }
 
 // reader is the caller of a leak that a program has read out of kmemleak's file, as fuzzers do.
@@ -414,10 +433,17 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 }
 
 // stackWords reports whether a line holds nothing but words of a stack, which stand among the frames of old
-// kernels and of arm ("r7:c0a03d20 r6:00000000").
+// kernels and of arm ("r7:c0a03d20 r6:00000000"), or an address that has no name ("? 0xffffffffc0401234",
+// "0x0 (P)").
 func stackWords(text []byte) bool {
 	words := bytes.Fields(text)
 	for _, w := range words {
+		if w[0] == '?' || w[0] == '(' && len(w) <= len("(PL)") {
+			continue
+		}
+		if hex, ok := bytes.CutPrefix(w, []byte("0x")); ok {
+			w = append(bytes.Repeat([]byte("0"), max(0, 16-len(hex))), hex...)
+		}
 		if i := bytes.IndexByte(w, ':'); i > 0 && i <= 3 && w[0] == 'r' {
 			w = w[i+1:]
 		}
