@@ -115,7 +115,7 @@ var messengers = words(`
 
 	spin_lock spin_trylock spin_unlock ^do_raw_ ^queued_ ^native_queued_ raw_spin_rq read_lock read_trylock read_unlock write_lock write_trylock
 	write_unlock ^down$ ^down_ ^__down ^up_ ^__up_ ^percpu_down ^percpu_up ^__percpu_down ^rwsem_ ^mutex_ ^__mutex_ ^rt_mutex ^__rt_mutex
-	^ww_mutex osq_lock osq_unlock owner_on_cpu ^complete$ ^__wake_up wait_for_completion ^__wait_for_common$ ^do_wait_for_common$ ^finish_wait$
+	^ww_mutex ^rtlock_ ^rwbase_ ^rust_helper_ osq_lock osq_unlock owner_on_cpu ^complete$ ^__wake_up wait_for_completion ^__wait_for_common$ ^do_wait_for_common$ ^finish_wait$
 
 	^refcount_ ^__refcount ^kref_ ref_tracker ^atomic_ ^atomic64_ ^arch_atomic ^__list_add ^__list_del ^list_add ^list_del ^list_move ^list_replace
 	^list_splice ^__list_splice ^klist_ ^rb_ ^__rb_ ^hlist_ ^set_bit$ ^clear_bit$ ^test_bit$ ^change_bit$
@@ -123,7 +123,7 @@ var messengers = words(`
 	memcpy memset memmove memcmp memchr memdup strlen strnlen strcmp strncmp strcpy strncpy strlcpy strscpy strchr strstr strdup strndup rep_movs rep_stos
 	copy_to_user copy_from_user ^__copy_user copy_user_generic copy_to_iter copy_from_iter copy_page_to_iter copy_page_from_iter get_user put_user
 	__might_ ^___might ^might_ ^__phys_addr
-	kmalloc kzalloc kcalloc kvmalloc kvzalloc vmalloc vzalloc krealloc alloc_page ^__alloc_frozen_pages folio_alloc ^kfree$ ^kvfree$ ^vfree$ ^kzfree$
+	kmalloc kzalloc kcalloc kvmalloc kvzalloc vmalloc vzalloc krealloc alloc_page folio_alloc ^kfree$ ^kvfree$ ^vfree$ ^kzfree$
 	^kfree_sensitive$ ^free_large_kmalloc$ kfree_skb
 
 	^schedule$ ^__schedule schedule_timeout ^schedule_preempt ^schedule_idle io_schedule preempt_schedule ^context_switch$ ^__switch_to

@@ -17,6 +17,7 @@ const (
 	maxLines     = 4000 // of one report
 	maxIdle      = 60   // lines without a stack trace, of a report that should have one
 	maxChain     = 2000 // the same, of the lock validator, which prints how every lock came to depend on the next
+	maxForeign   = 8    // lines of others in a row, within the tags of a stack trace
 	maxFrames    = 64
 	maxHead      = 25
 	maxTitle     = 120
@@ -246,6 +247,8 @@ type builder struct {
 	rip    *frame
 	frames []frame
 	trace  tracing
+	tagged bool // between <TASK> and </TASK>, since 5.16: what is no frame there is somebody else's
+	alien  int  // lines of that kind in a row
 	head   []string
 
 	victim   []frame // of RCU's own thread, which a stall shows first
@@ -350,6 +353,7 @@ func (b *builder) take(l line) (complete bool) {
 		b.text = append(b.text, clean(text))
 	}
 	if f, ok := b.stack(l.text, text); ok {
+		b.alien = 0
 		b.extend(l)
 		if f.name != "" && f.sure && len(b.frames) < maxFrames && b.trace == inTrace {
 			b.frames = append(b.frames, f)
@@ -358,6 +362,10 @@ func (b *builder) take(l line) (complete bool) {
 		return false
 	}
 	if b.trace == inTrace {
+		if b.tagged && b.alien < maxForeign {
+			b.alien++
+			return false
+		}
 		b.trace = traceOver
 		if strings.HasPrefix(b.title, "KMSAN: ") && len(b.frames) == 0 || b.irq && (len(b.frames) == 0 || b.starved()) {
 			b.trace = noTrace // another one follows
@@ -420,6 +428,7 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		return f, b.trace == inTrace
 	case len(text) > 0 && text[0] == '<' && hasAny(text, "<TASK>", "</TASK>", "<IRQ>", "</IRQ>", "<NMI>", "</NMI>", "<SOFTIRQ>", "</SOFTIRQ>",
 		"<#DB>", "</#DB>", "<#DF>", "</#DF>", "<ENTRY_TRAMPOLINE>", "</ENTRY_TRAMPOLINE>", "<EOE>", "<EOI>"):
+		b.tagged = hasAny(text, "<TASK>", "<IRQ>", "<NMI>", "<SOFTIRQ>") && text[len(text)-1] == '>'
 		return frame{}, true
 	case hasAny(text, "Code: ", "RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: ", "R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ", "PKRU: ", "ORIG_RAX: "):
 		return frame{}, true

@@ -631,6 +631,7 @@ func startPanic(text string) (start, bool) {
 		s.title, s.part = "kernel panic: "+plain(what), true
 	default:
 		s.title = "kernel panic: " + plain(rest)
+		s.part = strings.HasSuffix(rest, " set ...") // "KASAN: panic_on_warn set ..."
 	}
 	return s, true
 }
