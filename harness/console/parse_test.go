@@ -214,6 +214,7 @@ Call Trace:
 	r := Parse([]byte(log))
 	assert.Equal(t, r[0].Title, "BUG: unable to handle kernel NULL pointer dereference in guilty")
 	assert.DeepEqual(t, r[0].Frames, []string{"down_write", "guilty"})
+	assert.Equal(t, r[0].Top, 1)
 }
 
 func TestSignatureIgnoresAddressesAndLines(t *testing.T) {

@@ -668,6 +668,9 @@ func (b *builder) done() (record.Report, bool) {
 		r.Modules = append(r.Modules, f.module)
 		r.Sites = append(r.Sites, f.site)
 	}
+	if len(top) > 0 {
+		r.Top = max(0, slices.IndexFunc(frames, func(f frame) bool { return f.name == top[0].name && f.module == top[0].module }))
+	}
 	r.Signature = signature(r.Title, top)
 	return r, true
 }

@@ -41,8 +41,9 @@ type Report struct {
 	Head      []string `json:"head,omitempty"`      // the lines that matter to a reader, cleaned, at most 25
 	Followers []Report `json:"followers,omitempty"` // later reports that this one explains
 
-	// What finds the source of the frames. It is known of a log that was just read, and not kept.
-	Sites   []Site `json:"-"` // per frame
+	// What is known of a log that was just read, and not kept.
+	Top     int    `json:"-"` // the frame from which on they tell this bug from another
+	Sites   []Site `json:"-"` // per frame, for its source
 	Release string `json:"-"` // of the kernel, "" when not said
 	BuildID string `json:"-"` // of vmlinux, hexadecimal, "" when not said
 }

@@ -52,7 +52,10 @@ func (s Sources) of(r record.Report) ([][]Source, error) {
 func TriageJSON(w io.Writer, reports []record.Report, sources Sources) error {
 	out := []triaged{}
 	for _, r := range results.Flatten(reports) {
-		_, module := named(r)
+		module := ""
+		if len(r.Modules) > 0 && namedBy(r) {
+			module = r.Modules[r.Top]
+		}
 		source, err := sources.of(r)
 		if err != nil {
 			return err
@@ -109,12 +112,11 @@ func Triage(w io.Writer, reports []record.Report, all bool, sources Sources) err
 			}
 		}
 		fmt.Fprintf(out, "  %s\n  signature %s\n", strings.Join(facts, ", "), r.Signature)
-		from, _ := named(r)
 		source, err := sources.of(r)
 		if err != nil {
 			return err
 		}
-		for n := max(from, 0); n < min(max(from, 0)+stackShown, len(r.Frames)); n++ {
+		for n := r.Top; n < min(r.Top+stackShown, len(r.Frames)); n++ {
 			fmt.Fprintf(out, "    %s", Escape(r.Frames[n]))
 			if m := r.Modules[n]; m != "" {
 				fmt.Fprintf(out, " [%s]", Escape(m))
@@ -154,17 +156,10 @@ func span(r record.Report) string {
 	return fmt.Sprintf("lines %d to %d", r.Line, r.EndLine)
 }
 
-// named gives the place and the module of the frame that the title names, -1 if it names none of them.
-func named(r record.Report) (int, string) {
-	at := strings.LastIndex(r.Title, " in ")
-	if at < 0 {
-		return -1, ""
-	}
-	fn := r.Title[at+len(" in "):]
-	for i, f := range r.Frames {
-		if f == fn || strings.HasSuffix(f, "_"+fn) && strings.HasPrefix(f, "__") { // __x64_sys_ioctl is sys_ioctl
-			return i, r.Modules[i]
-		}
-	}
-	return -1, ""
+// namedBy reports whether the title names the frame at the top.
+func namedBy(r record.Report) bool {
+	_, fn, _ := strings.Cut(r.Title, " in ")
+	fn = fn[strings.LastIndexByte(fn, ' ')+1:]
+	f := r.Frames[r.Top]
+	return fn == f || strings.HasPrefix(f, "__") && strings.HasSuffix(f, "_"+fn) // __x64_sys_ioctl is sys_ioctl
 }
