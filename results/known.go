@@ -247,7 +247,8 @@ func (a KnownReport) explains(r record.Report) bool {
 }
 
 // framesMatch reports whether the wanted frames are, in this order, among the top frames in modules. Two
-// foreign frames between them are forgiven: compilers inline differently.
+// foreign frames between them are forgiven: compilers inline differently. A wanted frame counts where a kernel
+// has its module built in, too.
 func framesMatch(want []string, r record.Report) bool {
 	if len(want) == 0 {
 		return true
@@ -256,7 +257,7 @@ func framesMatch(want []string, r record.Report) bool {
 	if slices.ContainsFunc(r.Modules, func(m string) bool { return m != "" }) {
 		top = top[:0]
 		for n, frame := range r.Frames {
-			if n < len(r.Modules) && r.Modules[n] != "" {
+			if n < len(r.Modules) && r.Modules[n] != "" || slices.Contains(want, frame) {
 				top = append(top, frame)
 			}
 		}

@@ -82,6 +82,13 @@ func TestShippedKnownExplainsTheUnloadBug(t *testing.T) {
 		got := known.Explain(cellOf(scenario, release), short)
 		assert.Equal(t, got.Known, "kvm-vendor-unpinned")
 	}
+	// Where VFIO or KVM is built in, its frames name no module.
+	for n := range short.Reports[0].Modules {
+		whole := short.Reports[0].Modules[n]
+		short.Reports[0].Modules[n] = ""
+		assert.Equal(t, known.Explain(cellOf(scenario, "6.12.117-vfio-y"), short).Known, "kvm-vendor-unpinned", "frame %d", n)
+		short.Reports[0].Modules[n] = whole
+	}
 	short.Reports[0].Frames[5] = "kvm_vm_release"
 	assert.Equal(t, known.Explain(cellOf(scenario, "6.12.117"), short).Verdict, record.Crash, "another way to the same title")
 

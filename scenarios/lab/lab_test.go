@@ -211,6 +211,13 @@ func TestEnds(t *testing.T) {
 			}
 			t.Module("kvm").Refs()
 		}, "skip config kvm: kvm is built into this kernel"},
+		{"built-in module to unload", func(t *T) {
+			count(t)
+			if err := os.Remove(t.env.Root + "/sys/module/kvm/refcnt"); err != nil {
+				t.Broken(err.Error())
+			}
+			t.WantErr(t.Module("kvm").Unload(), nil, "kvm may leave")
+		}, "skip config kvm: kvm is built into this kernel"},
 		{"machine", func(t *T) { count(t); t.SkipMachine(record.LimitNVMeFLR, "no FLR", "another QEMU") }, "skip machine nvme-flr: no FLR"},
 		{"symbols without names", func(t *T) { count(t); t.KernelSymbol("vfio_x") }, "skip config CONFIG_KALLSYMS: this kernel does not name"},
 		{"probes of a kernel without", func(t *T) { count(t); t.CountCalls("vfio_x") }, "skip config CONFIG_KPROBE_EVENTS: this kernel cannot count"},

@@ -41,21 +41,27 @@ func (t *T) Module(name string) *Module {
 // Refs is the reference count, other modules that use it included. A module that is built into the kernel
 // has none, and the scenario is skipped.
 func (m *Module) Refs() int {
-	if m.t.mods.Present(m.name) && !m.t.mods.Loaded(m.name) {
-		m.t.SkipBuiltIn(m.name)
-	}
+	m.needsModule()
 	n, err := m.t.mods.Refs(m.name)
 	m.t.must(err)
 	m.t.asked = append(m.t.asked, m.name)
 	return n
 }
 
+// needsModule ends the scenario if the module is built into this kernel.
+func (m *Module) needsModule() {
+	if m.t.mods.Present(m.name) && !m.t.mods.Loaded(m.name) {
+		m.t.SkipBuiltIn(m.name)
+	}
+}
+
 // Held is how many references are taken beyond those of an idle guest with its devices bound.
 func (m *Module) Held() int { return m.Refs() - m.t.idle.refs[m.name] }
 
 // Unload tries to unload the module. If that succeeds, the module is loaded again at the scenario's end at
-// the latest.
+// the latest. One that is built into the kernel cannot be, and the scenario is skipped.
 func (m *Module) Unload() error {
+	m.needsModule()
 	m.t.asked = append(m.t.asked, m.name)
 	err := m.t.mods.Unload(m.name)
 	if err == nil {
@@ -67,6 +73,7 @@ func (m *Module) Unload() error {
 // StartUnload begins an Unload whose end the module's exit function may keep waiting for. If the module goes, it is
 // loaded again at the scenario's end at the latest.
 func (m *Module) StartUnload() *Pending {
+	m.needsModule()
 	m.t.atEnd("load "+m.name+" again", func() error { return m.t.mods.Load(m.name) })
 	return m.t.Start("unload "+m.name, func() error { return m.t.mods.Unload(m.name) })
 }

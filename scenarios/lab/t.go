@@ -105,8 +105,8 @@ func (t *T) SkipConfig(option, reason string) {
 	t.skip(record.SkipReason{Kind: record.SkipConfig, Option: option, Reason: reason, Remedy: "a kernel with " + option})
 }
 
-// SkipBuiltIn ends the scenario: it asks for the reference count of a module, and what is built into the
-// kernel has none. A kernel that came with the module fails.
+// SkipBuiltIn ends the scenario: it asks for the reference count of a module, or to unload it, and what is built
+// into the kernel has none and stays. A kernel that came with the module fails.
 func (t *T) SkipBuiltIn(module string) {
 	t.skip(record.SkipReason{
 		Kind: record.SkipConfig, BuiltIn: module,
