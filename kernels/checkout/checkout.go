@@ -119,7 +119,18 @@ func (c *Checkout) prepare(ctx context.Context) error {
 	if promisor, err := c.ask(ctx, "config", "--get-regexp", `^remote\..*\.promisor$`); err == nil && promisor != "" {
 		return &TreeError{c.tree, "is a partial clone, whose missing objects only its remote has", "git fetch --refetch --no-filter completes it"}
 	}
-	if _, err := os.Stat(filepath.Join(c.dir, ".git", "HEAD")); errors.Is(err, fs.ErrNotExist) {
+	if err := c.unlock(); err != nil {
+		return err
+	}
+	// Asking the index for a file reads the repository's configuration, HEAD and the whole index. Where that fails, a
+	// git was killed while it made them; nothing is in the repository that cannot be had again.
+	if _, err := c.git(ctx, nil, "ls-files", "--", "Makefile"); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		if err := os.RemoveAll(c.inGit()); err != nil {
+			return err
+		}
 		format, err := c.ask(ctx, "rev-parse", "--show-object-format")
 		if err != nil {
 			return err
@@ -132,9 +143,6 @@ func (c *Checkout) prepare(ctx context.Context) error {
 		}
 	}
 	if err := os.RemoveAll(c.inGit("rebase-apply")); err != nil {
-		return err
-	}
-	if err := os.Remove(c.inGit("index.lock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	paths, err := c.ask(ctx, "rev-parse", "--path-format=absolute", "--git-path", "objects", "--git-path", "shallow")
@@ -160,6 +168,22 @@ func (c *Checkout) prepare(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(c.inGit("shallow"), data, 0o644)
+}
+
+// unlock removes the locks that a killed git left: no git runs here but ours, and that one ended with its nestbed.
+func (c *Checkout) unlock() error {
+	for _, pattern := range []string{"*.lock", "refs/heads/*.lock"} {
+		names, err := filepath.Glob(c.inGit(pattern))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (c *Checkout) inGit(elements ...string) string {

@@ -287,3 +287,52 @@ func TestRemainsOfAKilledGit(t *testing.T) {
 	_, err = os.Stat(filepath.Join(c.Dir(), ".config"))
 	assert.Assert(t, errors.Is(err, os.ErrNotExist))
 }
+
+// What else a git may be killed in: making the repository, moving the branch. And the last series' base may be gone
+// from the user's repository, rebased away and pruned.
+func TestRepositoryThatIsOfNoUseIsMadeAnew(t *testing.T) {
+	for what, harm := range map[string]func(t *testing.T, c *Checkout){
+		"half an init": func(t *testing.T, c *Checkout) {
+			for _, name := range []string{"objects", "refs", "config", "index"} {
+				assert.NilError(t, os.RemoveAll(c.inGit(name)))
+			}
+		},
+		"a lock": func(t *testing.T, c *Checkout) {
+			assert.NilError(t, os.WriteFile(c.inGit("refs/heads/master.lock"), nil, 0o644))
+		},
+		"another lock": func(t *testing.T, c *Checkout) {
+			assert.NilError(t, os.WriteFile(c.inGit("HEAD.lock"), nil, 0o644))
+		},
+		"a cut index": func(t *testing.T, c *Checkout) {
+			assert.NilError(t, os.WriteFile(c.inGit("index"), []byte("DIRC"), 0o644))
+		},
+		"a commit that is gone": func(t *testing.T, c *Checkout) {
+			assert.NilError(t, os.WriteFile(c.inGit("refs/heads/master"), []byte(strings.Repeat("1", 40)+"\n"), 0o644))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := newRepo(t)
+			// The cache may well be inside of the user's own repository.
+			root := filepath.Join(r.dir, "cache")
+			assert.NilError(t, os.WriteFile(filepath.Join(r.dir, "same.c"), []byte("the user's work"), 0o644))
+			c, err := Open(t.Context(), root, r.dir, nil)
+			assert.NilError(t, err)
+			found, err := c.Find(t.Context(), "HEAD")
+			assert.NilError(t, err)
+			assert.NilError(t, c.Go(t.Context(), found))
+			harm(t, c)
+			c.Close()
+			c, err = Open(t.Context(), root, r.dir, nil)
+			assert.NilError(t, err)
+			defer c.Close()
+			err = c.Go(t.Context(), found)
+			data, fault := os.ReadFile(filepath.Join(r.dir, "same.c"))
+			assert.NilError(t, fault)
+			assert.Equal(t, string(data), "the user's work")
+			assert.NilError(t, err)
+			data, err = os.ReadFile(filepath.Join(c.Dir(), "same.c"))
+			assert.NilError(t, err)
+			assert.Equal(t, string(data), "same\n")
+		})
+	}
+}

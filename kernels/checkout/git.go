@@ -36,15 +36,17 @@ var settings = []string{
 
 // git runs git on the working copy.
 func (c *Checkout) git(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
-	return run(ctx, c.dir, stdin, args...)
+	// Named, so that git does not look for another one further up if this one is damaged: that might be the user's,
+	// whose files reset --hard would write over.
+	return run(ctx, c.dir, []string{"GIT_DIR=" + c.inGit(), "GIT_WORK_TREE=" + c.dir}, stdin, args...)
 }
 
 // ask runs git on the user's repository, which it only reads.
 func (c *Checkout) ask(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, c.tree, nil, args...)
+	return run(ctx, c.tree, nil, nil, args...)
 }
 
-func run(ctx context.Context, dir string, stdin io.Reader, args ...string) (string, error) {
+func run(ctx context.Context, dir string, env []string, stdin io.Reader, args ...string) (string, error) {
 	cmd := program.Command(ctx, "git", slices.Concat([]string{"-C", dir}, settings, args)...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "GIT_") // of a hook or an alias that called us: another repository
@@ -53,6 +55,7 @@ func run(ctx context.Context, dir string, stdin io.Reader, args ...string) (stri
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull,
 		// git am needs a committer; always the same one makes the same commits of the same patches.
 		"GIT_COMMITTER_NAME=nestbed", "GIT_COMMITTER_EMAIL=nestbed@localhost", "GIT_COMMITTER_DATE=2000-01-01T00:00:00Z")
+	cmd.Env = append(cmd.Env, env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	if err := program.Run(cmd); err != nil {
