@@ -51,7 +51,10 @@ func (r *repository) run(ctx context.Context, args ...string) (string, error) {
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "GIT_") // of a hook or an alias that called us: another repository
 	})
-	cmd.Env = append(cmd.Env, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0")
+	cmd.Env = append(cmd.Env, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
+		// Only roots are trees here. A damaged worktree is not to be taken for the checkout of the user's that the
+		// cache may be inside of: checkout --force and clean would then empty that.
+		"GIT_CEILING_DIRECTORIES="+filepath.Dir(r.dir))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := program.Run(cmd); err != nil {

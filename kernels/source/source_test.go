@@ -160,6 +160,22 @@ func TestDamagedWorktreeIsMadeAnew(t *testing.T) {
 }
 
 // Two builds of one tree's revisions take turns: they share the worktree.
+// With a cache inside of the user's own tree, a damaged worktree is not taken for the checkout around it.
+func TestDamagedWorktreeInsideOfTheTree(t *testing.T) {
+	dir := repo(t)
+	c, err := kernels.Open(filepath.Join(dir, "cache", "kernels"))
+	assert.NilError(t, err)
+	first, _ := open(t, c, dir, "v6.12")
+	first.Close()
+	write(t, dir, map[string]string{"file": "the user's work"})
+	assert.NilError(t, os.Remove(filepath.Join(first.Dir, ".git")))
+	again, _ := open(t, c, dir, "v6.12")
+	again.Close()
+	text, err := os.ReadFile(filepath.Join(dir, "file"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(text), "the user's work")
+}
+
 func TestWorktreeIsHeld(t *testing.T) {
 	dir := repo(t)
 	c := cache(t)
