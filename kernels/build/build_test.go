@@ -17,6 +17,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/kernels/source"
 )
 
 // fakeMakefile does what a kernel's does, with cp in the compiler's place. Options that SETTLE_n names stay off.
@@ -188,6 +189,56 @@ func TestFlavourStartsFromBase(t *testing.T) {
 	again, err := tr.Build(t.Context(), r)
 	assert.NilError(t, err)
 	assert.Equal(t, again.Compiled, 1)
+}
+
+// What a folder that was removed had been configured as says nothing of the copy in its place; nor is a base that was
+// removed something to copy.
+func TestFlavourAfterPrune(t *testing.T) {
+	tr := newTrial(t)
+	r := Request{Tree: tinyTree(t, "true"), Fragments: []string{allBuiltIn(t)}}
+	build := func(flavour string) Result {
+		t.Helper()
+		r.Flavour = flavour
+		made, err := tr.Build(t.Context(), r)
+		assert.NilError(t, err)
+		return made
+	}
+	build("base")
+	build("kvm-y")
+	_, err := Prune(tr.Cache)
+	assert.NilError(t, err)
+	assert.Equal(t, build("kvm-y").Compiled, 1, "no base: from nothing")
+	_, err = Prune(tr.Cache)
+	assert.NilError(t, err)
+	build("base")
+	assert.Equal(t, build("kvm-y").Kernel.Option("LOCALVERSION"), "-kvm-y", "configured for itself")
+
+	// The same where the user removed the folder.
+	assert.NilError(t, os.RemoveAll(filepath.Join(tr.Cache.Builds(), "linux", "kvm-y+tiny")))
+	assert.Equal(t, build("kvm-y").Kernel.Option("LOCALVERSION"), "-kvm-y")
+}
+
+// A build that is killed between the copy and its own configuration does not take base's for its own.
+func TestKilledBehindTheSeed(t *testing.T) {
+	tr := newTrial(t)
+	r := Request{Tree: tinyTree(t, "true"), Fragments: []string{allBuiltIn(t)}}
+	for _, flavour := range []string{"base", "kvm-y"} {
+		r.Flavour = flavour
+		_, err := tr.Build(t.Context(), r)
+		assert.NilError(t, err)
+	}
+	out := filepath.Join(tr.Cache.Builds(), "linux", "kvm-y+tiny")
+	assert.NilError(t, os.RemoveAll(out))
+	assert.NilError(t, os.MkdirAll(out, 0o755))
+	tree, err := source.Open(t.Context(), tr.Cache, r.Tree, "", nil)
+	assert.NilError(t, err)
+	defer tree.Close()
+	j := &job{tree: tree, out: out, logName: out + ".log", stateName: out + ".json", say: func(string) {}}
+	j.load()
+	assert.NilError(t, j.seed(t.Context())) // and then SIGKILL
+	made, err := tr.Build(t.Context(), r)
+	assert.NilError(t, err)
+	assert.Equal(t, made.Kernel.Option("LOCALVERSION"), "-kvm-y")
 }
 
 func TestProgressOfABuildFromNothing(t *testing.T) {

@@ -55,10 +55,13 @@ const stateSchema = "nestbed/build/1"
 
 func (j *job) load() {
 	data, err := os.ReadFile(j.stateName)
-	if err == nil && json.Unmarshal(data, &j.state) == nil && j.state.Schema == stateSchema {
-		return
+	if err != nil || json.Unmarshal(data, &j.state) != nil || j.state.Schema != stateSchema {
+		j.state = state{Schema: stateSchema} // never written, or by another nestbed: everything is looked at anew
 	}
-	j.state = state{Schema: stateSchema} // never written, or by another nestbed: everything is looked at anew
+	if _, err := os.Stat(filepath.Join(j.out, ".config")); err != nil {
+		// The folder was removed (nestbed cache prune --builds): nothing of it is known but that it may hold a cut file.
+		j.state = state{Schema: stateSchema, Running: j.state.Running}
+	}
 }
 
 func (j *job) save() error {

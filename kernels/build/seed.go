@@ -58,11 +58,11 @@ func (j *job) seedFrom(ctx context.Context, from string) (done bool, err error) 
 	defer held.Unlock()
 	var s state
 	data, err := os.ReadFile(from + ".json")
-	if err != nil {
-		return false, err
-	}
-	if json.Unmarshal(data, &s) != nil || s.Schema != stateSchema || !s.Whole || s.Running || s.Source != j.tree.Dir {
+	if err != nil || json.Unmarshal(data, &s) != nil || s.Schema != stateSchema || !s.Whole || s.Running || s.Source != j.tree.Dir {
 		return false, nil
+	}
+	if _, err := os.Stat(filepath.Join(from, ".config")); err != nil {
+		return false, nil // it was removed since: nestbed cache prune --builds
 	}
 	j.say("starting from what " + filepath.Base(from) + " compiled")
 	fresh := j.out + seedSuffix
@@ -82,10 +82,12 @@ func (j *job) seedFrom(ctx context.Context, from string) (done bool, err error) 
 	if err := moveTools(fresh, from, j.out); err != nil {
 		return false, errors.Join(err, os.RemoveAll(fresh))
 	}
-	if err := os.RemoveAll(j.out); err != nil {
+	// Whoever is killed after the copy has its place leaves a configuration that is base's: it is not to be taken for
+	// the one that was made here once.
+	j.state = state{Schema: stateSchema, Seeded: true}
+	if err := errors.Join(j.save(), os.RemoveAll(j.out)); err != nil {
 		return false, err
 	}
-	j.state.Seeded = true
 	return true, os.Rename(fresh, j.out)
 }
 
