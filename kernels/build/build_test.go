@@ -309,6 +309,25 @@ func TestFullDiskIsSaid(t *testing.T) {
 	assert.Assert(t, !errors.As(err, new(*FailedError)), "it is not the kernel's fault")
 }
 
+// Want of memory or processes is the host's fault as well: no patch is to be blamed for it.
+func TestHostThatIsTooSmallIsNotTheKernelsFault(t *testing.T) {
+	tr := newTrial(t)
+	for _, words := range []string{
+		"gcc: fatal error: Killed signal terminated program cc1", "cc1: out of memory allocating 65536 bytes after a total of 1 bytes",
+		"make[3]: fork: Resource temporarily unavailable", "scripts/link-vmlinux.sh: line 74: 12345 Killed                  ld -o vmlinux",
+	} {
+		tree := tinyTree(t, `echo "`+words+`" >&2; exit 1`)
+		_, err := tr.Build(t.Context(), Request{Tree: tree, Fragments: []string{allBuiltIn(t)}})
+		assert.ErrorContains(t, err, words)
+		assert.ErrorContains(t, err, "fewer compilers at once")
+		assert.Assert(t, !errors.As(err, new(*FailedError)), "%v", err)
+	}
+	// That an error's source line speaks of it is no want of it.
+	tree := tinyTree(t, `echo "a.c:1:1: error: x" >&2; echo '    1 | perror("Cannot allocate memory' >&2; exit 1`)
+	_, err := tr.Build(t.Context(), Request{Tree: tree, Fragments: []string{allBuiltIn(t)}})
+	assert.Assert(t, errors.As(err, new(*FailedError)), "%v", err)
+}
+
 // ^C ends make's whole group; the next build goes on.
 func TestInterrupt(t *testing.T) {
 	tr := newTrial(t)

@@ -34,6 +34,10 @@ var (
 	compilerLine = regexp.MustCompile(`: (?:fatal )?error: |: error \d+: |undefined reference to|^ERROR: |^(?:\S*ld|collect2|objtool|as): .*error|: command not found$|: not found$|^FAILED|: Error: `)
 	contextLine  = regexp.MustCompile(`^ +(?:\d+ )?\||^ +\d+ \| |^\S+: note: |^ *(?:\^|~)`)
 	treeLine     = regexp.MustCompile(`^\*\*\*|^(?:Makefile|\S+/Makefile\S*|\S+/Kbuild):\d+: \*\*\* |^\S+:\d+: .*(?:syntax error|can't open file|recursive)`)
+	// What a host with too little memory, or too few processes, makes programs say. It is no line of source, which an
+	// error shows with a margin.
+	hostLine = regexp.MustCompile(`^\S.*(?:Killed signal terminated program|: out of memory allocating|virtual memory exhausted|Cannot allocate memory$|` +
+		`Resource temporarily unavailable$|\] Killed$|line \d+: +\d+ Killed )`)
 	// virt/kvm is compiled as arch/x86/kvm/../../../virt/kvm.
 	crookedPath = regexp.MustCompile(`^[^\s:]+/\.\./[^\s:]+`)
 	targetLine  = regexp.MustCompile(`^make(?:\[\d+\])?: \*\*\* `)
@@ -52,6 +56,9 @@ func (l *listener) line(s string) {
 	s = strings.TrimRight(s, " \t\r")
 	if s == "" {
 		return
+	}
+	if l.short == "" && hostLine.MatchString(s) {
+		l.short = s
 	}
 	if l.tail = append(l.tail, s); len(l.tail) > maxTail {
 		l.tail = l.tail[1:]

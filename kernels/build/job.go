@@ -226,6 +226,9 @@ func (j *job) program(ctx context.Context, what string, compiled func(string), e
 		return heard.failed
 	case heard.full:
 		return fmt.Errorf("make %s in %s: %w; the next build goes on from there", what, j.out, syscall.ENOSPC)
+	case heard.short != "":
+		return fmt.Errorf("make %s in %s: the host has too little memory or too few processes (%s): end what else runs here, "+
+			"or build with fewer compilers at once (nestbed kernel build --jobs); the next build goes on from there", what, j.out, heard.short)
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok || killed(err) {
 		return fmt.Errorf("make %s: %w (%s)", what, err, j.logName)
@@ -352,8 +355,9 @@ type listener struct {
 	compiled func(string)
 
 	rest   []byte
-	full   bool  // the disk is
-	failed error // the log cannot be written
+	full   bool   // the disk is
+	short  string // the line that says that memory or processes are
+	failed error  // the log cannot be written
 	found  []finding
 	tail   []string
 }
