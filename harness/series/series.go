@@ -361,7 +361,7 @@ func (s *Series) need(ctx context.Context, cells []plan.Cell, n int) error {
 		taken[key] = true
 		have := s.Store.Runs(c)
 		s.Report.Reused += s.Store.Reuse(c)
-		if len(have) > 0 && have[0].Verdict == record.Skip {
+		if len(have) > 0 && !slices.ContainsFunc(have, func(r results.Cell) bool { return r.Verdict != record.Skip }) {
 			continue // the guest said so; it will again
 		}
 		for i := len(have); i < n; i++ {

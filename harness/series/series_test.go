@@ -250,6 +250,39 @@ func TestSkipsAndErrors(t *testing.T) {
 	assert.DeepEqual(t, summary(s.Report), []string{"x: no verdict 0/4 -> 1/1 by 1"})
 }
 
+// A guest that skips now and then is not asked for ever.
+func TestSkipAmongTheRepeatsEndsThem(t *testing.T) {
+	for _, endings := range []string{"aasspap", "apapapapaspa", "apspspspspspspspsp"} {
+		b := newBench(t, map[string]map[string]string{"x": {"k1": endings}})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		s := b.series(1, None)
+		said := 0
+		s.Say = func(string) {
+			if said++; said > 100 {
+				cancel()
+			}
+		}
+		assert.NilError(t, s.Go(ctx), "%s", endings)
+		assert.Assert(t, b.ran["x k1"] <= 2*effect.MaxRuns, "%v", b.ran)
+		cancel()
+	}
+}
+
+// Where the cell cannot run, nothing is learnt: the search goes round it as it does round what does not build.
+func TestSearchGoesRoundASkip(t *testing.T) {
+	b := newBench(t, map[string]map[string]string{"x": {"k0": "a", "k1": "a", "k2": "s"}})
+	s := b.series(4, None)
+	assert.NilError(t, s.Go(t.Context()))
+	assert.DeepEqual(t, summary(s.Report), []string{"x: fixed 4/4 -> 0/4 by 3"})
+	assert.Equal(t, s.Report.Changes[0].Since, 1)
+
+	b = newBench(t, map[string]map[string]string{"x": {"k2": "e", "k3": "a", "k4": "a"}})
+	s = b.series(4, None)
+	assert.NilError(t, s.Go(t.Context()))
+	assert.DeepEqual(t, summary(s.Report), []string{"x: broken 0/4 -> 4/4 by 3"})
+	assert.Equal(t, s.Report.Changes[0].Since, 1)
+}
+
 func TestPatchThatDoesNotApply(t *testing.T) {
 	b := newBench(t, map[string]map[string]string{"x": {}})
 	b.rejects = "change 2"
