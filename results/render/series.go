@@ -147,12 +147,32 @@ func because(c effect.Change) []string {
 
 func kinds(r effect.Report) []string {
 	var parts []string
+	nowhere := skipped(r)
 	for _, k := range effect.Kinds() {
-		if n := r.Count(k); n > 0 || k == effect.Broken || k == effect.Fixed {
+		n := r.Count(k)
+		if k == effect.Unchanged {
+			n -= nowhere
+		}
+		if n > 0 || k == effect.Broken || k == effect.Fixed {
 			parts = append(parts, fmt.Sprintf("%d %s", n, k))
 		}
 	}
+	if nowhere > 0 {
+		parts = append(parts, fmt.Sprintf("%d skipped on both", nowhere))
+	}
 	return parts
+}
+
+// skipped is how many cells could not be run on either side: nothing was tested there, so that they are not told
+// among those that did not change.
+func skipped(r effect.Report) int {
+	n := 0
+	for _, c := range r.Changes {
+		if c.Kind == effect.Unchanged && c.Before.N == 0 && c.After.N == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 func ran(r effect.Report) string {
@@ -167,6 +187,7 @@ func ran(r effect.Report) string {
 const (
 	letterWidth = 75
 	letterLines = 25
+	letterPart  = 4 // lines of one sentence, so that the five above and below the list leave it room
 )
 
 // CoverLetter writes what a series did as text for its cover letter: at most 25 lines of 75 columns, without a path
@@ -175,7 +196,11 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 	var head, list, foot []string
 	add := func(to *[]string, first, text string) {
 		indent := strings.Repeat(" ", len(first))
-		for i, line := range fold(pathless(text), letterWidth-len(first)) {
+		lines := fold(pathless(text), letterWidth-len(first))
+		if len(lines) > letterPart { // a compiler's line, or a hundred globs
+			lines = append(lines[:letterPart-1], "...")
+		}
+		for i, line := range lines {
 			if i > 0 {
 				first = indent
 			}
@@ -204,8 +229,11 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 		}
 		after := map[string]string{"smoke": ", a smoke run after each patch", "full": ", the same after each patch"}[r.Each]
 		add(&head, "", fmt.Sprintf("Run on the base and on the end%s: %s, %s; vIOMMU %s; kernels %s; QEMU %s, %s.", after, what,
-			plural(len(r.Changes), "cell"), strings.Join(r.Machines, ", "), strings.Join(releases, ", "), r.QEMU, strings.ToUpper(r.Accelerator)))
+			plural(len(r.Changes)-skipped(r), "cell"), strings.Join(r.Machines, ", "), strings.Join(releases, ", "), r.QEMU, strings.ToUpper(r.Accelerator)))
 		add(&head, "", strings.ToUpper(kinds(r)[0][:1])+kinds(r)[0][1:]+", "+strings.Join(kinds(r)[1:], ", ")+".")
+	}
+	for _, t := range r.Trouble { // before what may be too long to be told whole
+		add(&list, "  ", "not complete: "+t)
 	}
 	for _, c := range told(r.Changes) {
 		at := ""
@@ -216,9 +244,6 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 	}
 	for _, c := range told(r.Steps) {
 		add(&list, "  ", fmt.Sprintf("patch %d: %s: %s (%s, %s): bad %s before, %s after", c.To, c.Kind, c.Scenario, c.Flavour, c.Machine, share(c.Before), share(c.After)))
-	}
-	for _, t := range r.Trouble {
-		add(&list, "  ", "not complete: "+t)
 	}
 	if len(r.NotCovered) > 0 {
 		add(&foot, "", "Not covered: "+strings.Join(r.NotCovered, "; ")+".")

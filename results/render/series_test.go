@@ -52,7 +52,13 @@ func TestCoverLetterFits(t *testing.T) {
 	rejected.Stages[2].Rejected = "virt/kvm/vfio.c, the hunk of line 7: patch does not apply\n@@ -7,7 +7,7 @@"
 	trouble := seriesReport(3)
 	trouble.Trouble = []string{"write /home/me/state/x: no space left on device"}
-	for _, r := range []effect.Report{seriesReport(0), seriesReport(1), long, broken, rejected, trouble} {
+	wordy := seriesReport(30)
+	wordy.Globs = []string{strings.Repeat("unload-vendor-while-vfio-holds-kvm ", 60)}
+	wordy.Trouble = trouble.Trouble
+	for n := range 3 {
+		wordy.Stages[n+1].Builds[0].Failure = "vfio.c:7:1: error: " + strings.Repeat("expected this ", 100)
+	}
+	for _, r := range []effect.Report{seriesReport(0), seriesReport(1), long, broken, rejected, trouble, wordy} {
 		text := letter(t, r)
 		rows := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 		assert.Assert(t, len(rows) <= 25, "%d lines:\n%s", len(rows), text)
@@ -63,6 +69,10 @@ func TestCoverLetterFits(t *testing.T) {
 		assert.Assert(t, !strings.Contains(text, "\x1b"), text)
 		assert.Assert(t, cmp.Contains(text, "Not covered: SVM only, emulated (TCG); no VMX;"))
 	}
+	many := seriesReport(30)
+	many.Trouble = trouble.Trouble
+	assert.Assert(t, cmp.Contains(letter(t, many), "not complete: write x: no space left on device"), "whatever else there is to tell")
+	assert.Assert(t, cmp.Contains(letter(t, wordy), "not complete: "))
 	assert.Assert(t, cmp.Contains(letter(t, broken), "does not build (base): vfio.c:7:1: error:"))
 	assert.Assert(t, cmp.Contains(letter(t, rejected), "does not apply: virt/kvm/vfio.c, the hunk of"))
 }
@@ -90,6 +100,24 @@ TCG.
 Not covered: SVM only, emulated (TCG); no VMX; no posted interrupts; no
 real DMA ordering.
 `)
+}
+
+// What could not run on either side was not tested, and is not counted as if.
+func TestCellsThatWereSkippedAreNoCellsThatRan(t *testing.T) {
+	r := seriesReport(0)
+	for n := range 5 {
+		c := effect.Change{Effect: effect.Effect{Kind: effect.Unchanged}, Flavour: "base", Scenario: fmt.Sprint("s", n), Machine: "intel"}
+		if n < 2 {
+			c.Before.N, c.After.N = 1, 1
+		}
+		r.Changes = append(r.Changes, c)
+	}
+	text := letter(t, r)
+	assert.Assert(t, cmp.Contains(text, "unload-*, 2 cells;"), text)
+	assert.Assert(t, cmp.Contains(text, "0 broken, 0 fixed, 2 unchanged, 3 skipped on both."), text)
+	var out bytes.Buffer
+	assert.NilError(t, Series(&out, r, "/state/series/1"))
+	assert.Assert(t, cmp.Contains(out.String(), "0 broken, 0 fixed, 2 unchanged, 3 skipped on both\n"), out.String())
 }
 
 func TestSeriesTable(t *testing.T) {
