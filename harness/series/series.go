@@ -39,8 +39,8 @@ type Builder interface {
 
 // BuildError says that a kernel does not build: the tree's own fault.
 type BuildError struct {
-	First string // the compiler's first error
-	Log   string // path of the whole log
+	First string // the compiler's first error, or the options that the configuration lacks
+	Log   string // path of the whole log, "" where there is none
 }
 
 func (e *BuildError) Error() string { return "does not build: " + e.First }
@@ -243,7 +243,11 @@ func (s *Series) build(ctx context.Context) error {
 				b.Failure, b.Log = failed.First, failed.Log
 				s.Report.Stages[i].Builds = append(s.Report.Stages[i].Builds, b)
 				first, _, _ := strings.Cut(failed.First, "\n")
-				s.Say(fmt.Sprintf("%s (%s) does not build (%s): %s; all of it is in %s", s.nth(i), st.commit.Subject, flavour, first, failed.Log))
+				text := fmt.Sprintf("%s (%s) does not build (%s): %s", s.nth(i), st.commit.Subject, flavour, first)
+				if failed.Log != "" {
+					text += "; all of it is in " + failed.Log
+				}
+				s.Say(text)
 				continue
 			} else if err != nil {
 				return fmt.Errorf("build %s, %s: %w", s.nth(i), flavour, err)

@@ -216,9 +216,12 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 		return err
 	}
 	root := t.home.series(f.output)
+	builder := &seriesBuilder{tree: tree.Dir(), build: (&build.Builder{
+		Cache: t.kernels, Progress: build.Progress{Say: status.say, Compiled: status.compiled},
+	}).Build}
 	s := &series.Series{
 		Request: req, Tree: tree, Say: status.say, Report: report,
-		Builder:  &seriesBuilder{tree: tree.Dir(), builder: build.Builder{Cache: t.kernels, Progress: build.Progress{Say: status.say, Compiled: status.compiled}}},
+		Builder:  builder,
 		Runner:   &seriesRunner{flags: f.cellFlags, tools: t, accel: accel, version: qemuVersion, program: req.Program, files: files, told: program, stderr: stderr},
 		Store:    series.NewStore(filepath.Join(root, "index"), t.home.runs, identity, f.fresh),
 		BuildKey: buildKey(ctx),
@@ -231,10 +234,14 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 			return k, true
 		},
 	}
+	dir, err := seriesFolder(root, report)
+	if err != nil {
+		return err
+	}
+	builder.dir = dir
 	failed := s.Go(ctx)
 	status.end()
-	dir, err := writeSeries(root, report)
-	if err != nil {
+	if err := writeSeries(dir, report); err != nil {
 		return errors.Join(failed, err)
 	}
 	if f.json {
@@ -343,20 +350,44 @@ func buildKey(ctx context.Context) func(string) (string, error) {
 
 // seriesBuilder is package build for a series.
 type seriesBuilder struct {
-	tree    string
-	builder build.Builder
+	tree   string
+	dir    string // of the report: the next build writes over the log of one that failed
+	build  func(context.Context, build.Request) (build.Result, error)
+	failed int // builds
 }
 
 func (b *seriesBuilder) Build(ctx context.Context, dir, flavour string) (kernels.Kernel, error) {
-	r, err := b.builder.Build(ctx, build.Request{Tree: dir, Flavour: flavour})
+	r, err := b.build(ctx, build.Request{Tree: dir, Flavour: flavour})
 	if failed, ok := errors.AsType[*build.FailedError](err); ok {
+		log, err := b.keep(failed.Log, flavour)
+		if err != nil {
+			return r.Kernel, err
+		}
 		// As the developer's own make would name the files.
-		return r.Kernel, &series.BuildError{First: strings.ReplaceAll(failed.First, b.tree+"/", ""), Log: failed.Log}
+		return r.Kernel, &series.BuildError{First: strings.ReplaceAll(failed.First, b.tree+"/", ""), Log: log}
+	}
+	if missing, ok := errors.AsType[*build.OptionsError](err); ok {
+		// The tree's own fault as well: a patch that makes an option depend on something.
+		return r.Kernel, &series.BuildError{First: strings.Join(missing.Missing, "\n")}
 	}
 	if err == nil {
 		r.Kernel.Spec = r.Kernel.HashSpec() // the build's name is the next patch's in a moment
 	}
 	return r.Kernel, err
+}
+
+// keep copies the log of a build that failed to where it stays.
+func (b *seriesBuilder) keep(log, flavour string) (string, error) {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return "", fmt.Errorf("keep the build's log: %w", err)
+	}
+	b.failed++
+	kept := filepath.Join(b.dir, fmt.Sprintf("build-%d-%s.log", b.failed, flavour))
+	if err := kernels.WriteFile(kept, text); err != nil {
+		return "", fmt.Errorf("keep the build's log: %w", err)
+	}
+	return kept, nil
 }
 
 // seriesRunner runs a series' cells as nestbed run and exec would.
@@ -393,34 +424,38 @@ func (r *seriesRunner) Run(ctx context.Context, cells []plan.Cell) (id string, v
 	return id, verdicts, err
 }
 
-// writeSeries makes the report's folder, which its id names.
-func writeSeries(root string, report *effect.Report) (string, error) {
+// seriesFolder makes the report's folder, which its id names.
+func seriesFolder(root string, report *effect.Report) (string, error) {
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", fmt.Errorf("write the report: %w", err)
+	}
 	for n := 0; ; n++ {
 		report.ID = report.Started.Format("20060102-150405")
 		if n > 0 {
 			report.ID += fmt.Sprintf("-%d", n)
 		}
 		dir := filepath.Join(root, report.ID)
-		if err := os.MkdirAll(root, 0o755); err != nil {
-			return "", fmt.Errorf("write the report: %w", err)
-		}
-		err := os.Mkdir(dir, 0o755)
-		if errors.Is(err, os.ErrExist) {
+		if err := os.Mkdir(dir, 0o755); errors.Is(err, os.ErrExist) {
 			continue
 		} else if err != nil {
 			return "", fmt.Errorf("write the report: %w", err)
 		}
-		var text, letter bytes.Buffer
-		err = errors.Join(printSeries(&text, report), render.CoverLetter(&letter, *report))
-		if err == nil {
-			err = errors.Join(kernels.WriteFile(filepath.Join(dir, seriesFile), text.Bytes()),
-				kernels.WriteFile(filepath.Join(dir, letterFile), letter.Bytes()))
-		}
-		if err != nil {
-			return "", fmt.Errorf("write the report: %w", err)
-		}
 		return dir, nil
 	}
+}
+
+// writeSeries writes the report into its folder.
+func writeSeries(dir string, report *effect.Report) error {
+	var text, letter bytes.Buffer
+	err := errors.Join(printSeries(&text, report), render.CoverLetter(&letter, *report))
+	if err == nil {
+		err = errors.Join(kernels.WriteFile(filepath.Join(dir, seriesFile), text.Bytes()),
+			kernels.WriteFile(filepath.Join(dir, letterFile), letter.Bytes()))
+	}
+	if err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
 }
 
 func printSeries(w io.Writer, report *effect.Report) error {
