@@ -237,7 +237,11 @@ func (t *Turn) share(cells []results.Cell) float64 {
 }
 
 // Runs is how many runs of the stage in the middle are enough: as many as the rarer outcome needs not to be missed.
+// Where it comes on both sides, only how often it comes tells them apart: as many as there may be.
 func (t *Turn) Runs() int {
+	if t.low > 0 && t.high > 0 {
+		return MaxRuns
+	}
 	rate := min(max(t.low, t.high), 0.9) // four of four are no proof of always
 	n := int(math.Ceil(math.Log(alpha) / math.Log(1-max(rate, 0.1))))
 	return min(n, MaxRuns)

@@ -139,6 +139,9 @@ func TestTurnAsksOftenEnough(t *testing.T) {
 	assert.Equal(t, NewTurn(e, 0, 4, runs("pppp"), runs("aaaa")).Runs(), 2)
 	e, _ = Of(runs("pppppppppp"), runs("ppppaaaaaa"))
 	assert.Equal(t, NewTurn(e, 0, 4, runs("pppppppppp"), runs("ppppaaaaaa")).Runs(), 5)
+	// Where it comes on both sides, one outcome tells nothing: only how often it comes does.
+	e = Effect{Kind: Broken}
+	assert.Equal(t, NewTurn(e, 0, 4, runs("pppppppaaa"), runs("aaaaaaaaaa")).Runs(), MaxRuns)
 }
 
 func TestExitStatus(t *testing.T) {
