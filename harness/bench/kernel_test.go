@@ -132,6 +132,7 @@ func BenchmarkOneLineSeries(b *testing.B) {
 				start := time.Now()
 				out, err := cmd.CombinedOutput()
 				assert.NilError(b, err, "%s", out)
+				b.Logf("%.1f s", time.Since(start).Seconds())
 				return time.Since(start)
 			}
 			run(oneLine(b, tree, "begin")) // the base is built and run
@@ -144,7 +145,9 @@ func BenchmarkOneLineSeries(b *testing.B) {
 			for n := range 3 {
 				series = append(series, run(oneLine(b, tree, fmt.Sprint("series ", n, time.Now()))))
 				// The checkout is the series' own: it sees the change and puts the file back.
-				change(b, filepath.Join(sources, "virt", "kvm", "vfio.c"), fmt.Sprint("alone ", n, time.Now()))
+				above, below := around(b, tree)
+				text := above + addition(fmt.Sprint("alone ", n, time.Now())) + "\n" + below
+				assert.NilError(b, os.WriteFile(filepath.Join(sources, "virt", "kvm", "vfio.c"), []byte(text), 0o644))
 				start := time.Now()
 				cmd := exec.Command("make", "-C", sources, "O="+folders[0], "ARCH=x86_64", "CC="+compiler(), "modules")
 				cmd.Env = append(os.Environ(), "LC_ALL=C", "LOCALVERSION=", "KBUILD_BUILD_USER=nestbed", "KBUILD_BUILD_HOST=nestbed",
@@ -177,26 +180,24 @@ func addition(text string) string {
 	return fmt.Sprintf("static const char nestbed_bench[] __used = %q;", text)
 }
 
-func change(b *testing.B, name, text string) {
-	b.Helper()
-	data, err := os.ReadFile(name)
-	assert.NilError(b, err)
-	before, after, ok := strings.Cut(string(data), lineBefore+"\n")
-	assert.Assert(b, ok)
-	assert.NilError(b, os.WriteFile(name, []byte(before+lineBefore+"\n"+addition(text)+"\n"+after), 0o644))
-}
-
-// oneLine is a patch that adds a line to virt/kvm/vfio.c.
-func oneLine(b *testing.B, tree, text string) string {
+// around gives virt/kvm/vfio.c up to lineBefore, and what comes after it.
+func around(b *testing.B, tree string) (above, below string) {
 	b.Helper()
 	data, err := exec.Command("git", "--git-dir", tree, "show", "HEAD:virt/kvm/vfio.c").Output()
 	assert.NilError(b, err)
 	before, after, ok := strings.Cut(string(data), lineBefore+"\n")
 	assert.Assert(b, ok)
+	return before + lineBefore + "\n", after
+}
+
+// oneLine is a patch that adds a line to virt/kvm/vfio.c.
+func oneLine(b *testing.B, tree, text string) string {
+	b.Helper()
+	before, after := around(b, tree)
 	above := strings.Split(strings.TrimSuffix(before, "\n"), "\n")
 	below := strings.SplitN(after, "\n", 4)
-	n := len(above)
-	context := append(append(append(append([]string{}, above[n-2:]...), lineBefore), "+"+addition(text)), below[:3]...)
+	n := len(above) - 1
+	context := append(append(append([]string{}, above[n-2:]...), "+"+addition(text)), below[:3]...)
 	for i, line := range context {
 		if !strings.HasPrefix(line, "+") {
 			context[i] = " " + line
