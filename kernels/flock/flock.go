@@ -13,11 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock is an exclusive flock that is held.
+// Lock is a flock that is held.
 type Lock struct{ f *os.File }
 
-// Take takes the lock of a file, which it creates. waiting, if not nil, is called once if it is held.
+// Take takes the lock of a file, which it creates, for oneself. waiting, if not nil, is called once if it is held.
 func Take(ctx context.Context, name string, waiting func()) (*Lock, error) {
+	return lock(ctx, name, unix.LOCK_EX, waiting)
+}
+
+// Share takes the lock of a file as Take does, but beside others who share it.
+func Share(ctx context.Context, name string, waiting func()) (*Lock, error) {
+	return lock(ctx, name, unix.LOCK_SH, waiting)
+}
+
+func lock(ctx context.Context, name string, how int, waiting func()) (*Lock, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -25,7 +34,7 @@ func Take(ctx context.Context, name string, waiting func()) (*Lock, error) {
 	// flock cannot be waited for together with a context.
 	const interval = 50 * time.Millisecond
 	for first := true; ; first = false {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return &Lock{f}, nil
 		}

@@ -36,22 +36,49 @@ func openPackage(ctx context.Context, cache *kernels.Cache, text string, say fun
 		t.Origin = t.Key
 		say(fmt.Sprintf("taking %s, which is here: %v", t.Key, err))
 	}
-	held, err := flock.Take(ctx, t.Dir+".lock", func() { say("waiting for another download of " + t.Origin) })
+	t.held, err = unpacked(ctx, t.Dir, func() error {
+		if err := download(ctx, found, t.Dir, say); err != nil {
+			return fmt.Errorf("sources %q: %w", text, err)
+		}
+		return nil
+	}, func() { say("waiting for another download of " + t.Origin) })
 	if err != nil {
 		return nil, err
 	}
-	defer held.Unlock()
-	if _, err := os.Stat(t.Dir); errors.Is(err, os.ErrNotExist) {
-		if err := download(ctx, found, t.Dir, say); err != nil {
-			return nil, fmt.Errorf("sources %q: %w", text, err)
-		}
-	} else if err != nil {
-		return nil, err
-	}
 	if t.Version, err = readVersion(t.Dir); err != nil {
+		t.Close()
 		return nil, fmt.Errorf("sources %q: %w: remove %s", text, err, t.Dir)
 	}
 	return t, nil
+}
+
+// unpacked gives the lock of a folder that is there, and that nobody removes while the lock is held; several builds
+// may have it at once. unpack makes the folder where it is missing.
+func unpacked(ctx context.Context, dir string, unpack func() error, waiting func()) (*flock.Lock, error) {
+	for {
+		shared, err := flock.Share(ctx, dir+".lock", waiting)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(dir); err == nil {
+			return shared, nil
+		} else if !errors.Is(err, os.ErrNotExist) {
+			shared.Unlock()
+			return nil, err
+		}
+		shared.Unlock()
+		alone, err := flock.Take(ctx, dir+".lock", waiting)
+		if err != nil {
+			return nil, err
+		}
+		if _, err = os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			err = unpack()
+		}
+		alone.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // latest is the folder of the last download of a package, "" for none.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/kernels/flock"
 )
 
 // kernelFiles are what makes a folder a kernel's.
@@ -274,4 +276,38 @@ func TestUnpack(t *testing.T) {
 	assert.Assert(t, isSource(dir))
 	assert.Equal(t, latest(filepath.Dir(dir), "debian-6.12"), dir)
 	assert.Equal(t, latest(filepath.Dir(dir), "debian-6.1"), "")
+}
+
+// A package's sources are several builds' at once, and nobody's to remove meanwhile.
+func TestUnpackedSourcesAreShared(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "debian-6.12_1")
+	calls := 0
+	open := func() *flock.Lock {
+		held, err := unpacked(t.Context(), dir, func() error { calls++; return os.Mkdir(dir, 0o755) }, nil)
+		assert.NilError(t, err)
+		return held
+	}
+	free := func() bool {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		held, err := flock.Take(ctx, dir+".lock", cancel) // as build.Prune does
+		if err == nil {
+			held.Unlock()
+		}
+		return err == nil
+	}
+	one, two := open(), open()
+	assert.Equal(t, calls, 1)
+	assert.Check(t, !free(), "both build")
+	one.Unlock()
+	assert.Check(t, !free(), "one still builds")
+	two.Unlock()
+	assert.Check(t, free())
+
+	assert.NilError(t, os.Remove(dir))
+	_, err := unpacked(t.Context(), dir, func() error { return errors.New("no space left") }, nil)
+	assert.ErrorContains(t, err, "no space left")
+	assert.Check(t, free(), "a failed download holds nothing")
+	open().Unlock()
+	assert.Equal(t, calls, 2)
 }
