@@ -42,6 +42,7 @@ kernels: kernels/flock kernels/program
 kernels/fragments: kernels
 kernels/source: kernels kernels/flock kernels/program
 kernels/patch: NONE
+kernels/mutants: NONE
 kernels/checkout: kernels/flock kernels/program
 kernels/build: kernels kernels/flock kernels/program kernels/fragments kernels/kconfig kernels/source
 
