@@ -538,7 +538,8 @@ func TestShell(t *testing.T) {
 
 func TestShellEndsWithItsContext(t *testing.T) {
 	g, _ := connected(t)
-	near, _ := pair(t) // nobody serves
+	near, far := pair(t)
+	defer far.Close() // nobody serves, but somebody is there: the collector would close it
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := g.Shell(ctx, near, guest.Terminal{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard}, "")
