@@ -14,15 +14,16 @@ import (
 
 // knownLogs are console logs of cells that known.yaml explains, cut to the reports.
 var knownLogs = map[string]struct{ scenario, variant, kernel, known string }{
-	"mapped-bar-debian-6.12.117.log":       {"unload-vendor-single-fd-matrix", "bar", "6.12.117+deb12-amd64", "kvm-vendor-unpinned"},
-	"stats-fd-debian-6.12.117.log":         {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
-	"stats-fd-debian-6.12.117-uevent.log":  {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
-	"stats-fd-debian-6.12.117-amd-gpf.log": {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
-	"stats-fd-debian-7.2.12.log":           {"unload-vendor-stats-fd", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-stats"},
-	"stats-fd-debian-7.3.4.log":            {"unload-vendor-stats-fd", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-stats"},
-	"debugfs-file-debian-6.12.117.log":     {"unload-vendor-debugfs-file", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-debugfs"},
-	"debugfs-file-debian-7.2.12.log":       {"unload-vendor-debugfs-file", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
-	"debugfs-file-debian-7.3.4.log":        {"unload-vendor-debugfs-file", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
+	"mapped-bar-debian-6.12.117.log":          {"unload-vendor-single-fd-matrix", "bar", "6.12.117+deb12-amd64", "kvm-vendor-unpinned"},
+	"stats-fd-debian-6.12.117.log":            {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-6.12.117-uevent.log":     {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-6.12.117-uevent-env.log": {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-6.12.117-amd-gpf.log":    {"unload-vendor-stats-fd", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-7.2.12.log":              {"unload-vendor-stats-fd", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-stats"},
+	"stats-fd-debian-7.3.4.log":               {"unload-vendor-stats-fd", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-stats"},
+	"debugfs-file-debian-6.12.117.log":        {"unload-vendor-debugfs-file", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-debugfs"},
+	"debugfs-file-debian-7.2.12.log":          {"unload-vendor-debugfs-file", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
+	"debugfs-file-debian-7.3.4.log":           {"unload-vendor-debugfs-file", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
 }
 
 // outcome judges a log of a guest that did not answer any more.
