@@ -49,8 +49,10 @@ func parseFrame(text []byte) (frame, bool) {
 		f.site = site(string(text[:n]), string(rest[:off]), rest[off:])
 		return f, true
 	}
-	if armFrom(rest) {
-		return f, true
+	if from := armFrom(rest); from != nil {
+		// A symbolizer repeats the line for each function that was inlined into the caller.
+		f.inline = bytes.HasSuffix(from, []byte(" [inline])")) || bytes.HasSuffix(from, []byte(" [inline]"))
+		return f, f.inline || offset(from[symbol(from):]) > 0
 	}
 	// func (virt/kvm/kvm_main.c:1234) kvm       from decode_stacktrace.sh
 	if bytes.HasPrefix(rest, []byte(" (")) {
@@ -64,7 +66,10 @@ func parseFrame(text []byte) (frame, bool) {
 		}
 		return f, false
 	}
-	// func mm/slub.c:1234 [inline]
+	// func mm/slub.c:1234 [inline], and the mark of arm64's unwinder for where it is from: (P), (C)
+	if end := len(rest) - len(" (P)"); end > 0 && rest[end] == ' ' && rest[end+1] == '(' && rest[end+3] == ')' {
+		rest = rest[:end]
+	}
 	if bytes.HasSuffix(rest, []byte(" [inline]")) && bytes.IndexByte(rest, ':') > 0 {
 		f.inline = true
 		return f, true
@@ -97,21 +102,17 @@ func buildID(text string) string {
 	return id
 }
 
-// armFrom reports whether a function's name is followed by where it was called from, as on arm: "func from
+// armFrom gives where a function was called from, nil unless its name is followed by that, as on arm: "func from
 // caller+0x12/0x34" since 5.18. The module that may follow is the caller's.
-func armFrom(rest []byte) bool {
+func armFrom(rest []byte) []byte {
 	from, ok := bytes.CutPrefix(bytes.TrimPrefix(rest, []byte(")")), []byte(" from "))
-	if !ok {
-		return false
-	}
-	if bytes.HasPrefix(from, []byte("[<")) {
+	if ok && bytes.HasPrefix(from, []byte("[<")) {
 		_, from, ok = bytes.Cut(from, []byte(">] ("))
-		if !ok {
-			return false
-		}
 	}
-	n := symbol(from)
-	return n > 0 && offset(from[n:]) > 0
+	if !ok || symbol(from) == 0 {
+		return nil
+	}
+	return from
 }
 
 // symbol gives the length of the symbol at the start of s.
