@@ -83,7 +83,7 @@ func matches(name string, fragments []string) bool {
 
 // withoutSyscall drops what an architecture puts before the name of a system call.
 func withoutSyscall(name string) string {
-	for _, p := range []string{"SYSC_", "SyS_", "sys_", "__x64_", "__ia32_", "__arm64_", "__se_", "__do_sys_", "____sys_", "___sys_", "__sys_", "ksys_"} {
+	for _, p := range []string{"SYSC_", "SyS_", "sys_", "__x64_", "__ia32_", "__arm64_", "__se_sys_", "__se_", "__do_sys_", "____sys_", "___sys_", "__sys_", "ksys_"} {
 		if rest, ok := strings.CutPrefix(name, p); ok && rest != "" {
 			return rest
 		}
@@ -100,11 +100,12 @@ var messengers = words(`
 	^do_trap _trap$ page_fault_oops ^no_context$ ^bad_area ^__bad_area mm_fault_error do_user_addr_fault do_kern_addr_fault
 	^do_page_fault ^__do_page_fault ^async_page_fault$ ^page_fault$ ^general_protection$ ^error_entry$
 	^do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^do_debug_exception ^program_check
-	show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
-	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ hex_dump ^dev_err ^dev_warn
+	show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame ^__unwind_start$
+	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ ^hex_string$
+	^ip_addr_string$ ^ip4_addr_string ^ip6_addr_string ^ip4_string$ ^ip6_string$ ^ip6_compressed_string$ ^mac_address_string$ ^uuid_string$ hex_dump ^dev_err ^dev_warn
 	^dev_info ^get_taint$
 
-	kasan ^__asan ^__hwasan hwasan ^__sanitizer kfence kmsan ^__msan ^__tsan kcsan ^kcsan check_memory_region ubsan read_word_at_a_time
+	kasan ^__asan ^__hwasan hwasan ^__sanitizer ^kfence_report ^kfence_handle_page_fault$ kmsan ^__msan ^__tsan kcsan ^kcsan check_memory_region ubsan read_word_at_a_time
 	kmemleak ^object_err ^slab_ ^__slab_ ^___slab_ slab_err check_slab check_object ^free_debug_ ^alloc_debug_ free_to_partial_list
 	^___cache_free allocate_slab ^new_slab kmem_cache fortify ^usercopy_ check_heap_object ^__check_object_size
 	debug_object debug_check_no_obj debug_print_object is_static_object ^add_dma_entry$ ^check_unmap$ ^debug_dma_ ^dma_map_ ^dma_unmap_
@@ -132,8 +133,8 @@ var messengers = words(`
 	del_timer timer_delete lock_timer_base ^__mod_timer flush_work cancel_work cancel_delayed_work try_to_grab_pending drain_workqueue
 	destroy_workqueue queue_work ^insert_work$ queue_delayed_work kthread_stop ^kobject_ ^add_uevent_var$ ^get_device_parent$ ^put_device$ ^device_add$
 	^device_del$ ^device_unregister$ ^device_destroy$ ^device_release$ ^devres_release_all$ ^device_for_each_child$ sysfs_warn_dup ^sysfs_create_dir
-	^sysfs_remove ^device_remove_file$ unregister_netdev usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
-	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
+	^sysfs_remove ^device_remove_file$ unregister_netdev ^rollback_registered usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
+	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
 	writel$ writeq$ ^crc32 ^crc16 _indirect_thunk_
 `)
 
@@ -149,13 +150,13 @@ var dispatchers = words(`
 	^sock_sendmsg ^sock_recvmsg ^sock_release ^__sock_release ^setsockopt$ kernel_setsockopt sock_common_setsockopt ^listen$ kernel_listen sk_common_release
 	^sock_mmap ^accept$ kernel_accept ^sock_do_ioctl ^sock_ioctl ^compat_sock_ioctl ^nfnetlink_rcv_msg ^rtnetlink_rcv_msg ^netlink_dump
 	^sys_socketpair ^socketpair ^sys_connect ^connect ^sys_ioctl ^ioctl
-	__do_fault do_page_fault ^page_fault$ __fput task_work_run exit_to_user smp_call_function tasklet_action tasklet_hi_action
+	__do_fault do_page_fault ^page_fault$ __fput task_work_run exit_to_usermode smp_call_function tasklet_action tasklet_hi_action
 `)
 
 // Further messengers of one kind of report.
 var (
 	skipFree      = words(`slab_ kfree vunmap vfree`)
-	skipKMSAN     = words(`alloc_skb netlink_ack netlink_rcv_skb _encrypt$ ^crypto_ ^cipher_ ^drbg_ ^rng_`)
+	skipKMSAN     = words(`alloc_skb netlink_ack netlink_rcv_skb usb_start_wait_urb usb_bulk_msg usb_interrupt_msg _encrypt$ ^crypto_ ^cipher_ ^drbg_ ^rng_`)
 	skipSpin      = words(`spin_ _lock _unlock`)
 	skipPreempt   = words(`preempt debug_ processor_id this_cpu`)
 	skipLeak      = words(`mmap kmem slab alloc create_object idr_get list_lru_init`)

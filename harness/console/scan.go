@@ -18,7 +18,7 @@ const (
 	maxIdle      = 60   // lines without a stack trace, of a report that should have one
 	maxChain     = 2000 // the same, of the lock validator, which prints how every lock came to depend on the next
 	maxForeign   = 8    // lines of others in a row, within the tags of a stack trace
-	maxFrames    = 64
+	maxFrames    = 64   // of a stack trace: its innermost half and its outermost
 	maxHead      = 25
 	maxTitle     = 120
 	maxFollowers = 32
@@ -355,7 +355,10 @@ func (b *builder) take(l line) (complete bool) {
 	if f, ok := b.stack(l.text, text); ok {
 		b.alien = 0
 		b.extend(l)
-		if f.name != "" && f.sure && len(b.frames) < maxFrames && b.trace == inTrace {
+		if f.name != "" && f.sure && b.trace == inTrace {
+			if len(b.frames) == maxFrames { // a recursion: how it began tells as much as where it ended
+				b.frames = slices.Delete(b.frames, maxFrames/2, maxFrames/2+1)
+			}
 			b.frames = append(b.frames, f)
 			b.keep(l.text)
 		}
@@ -642,13 +645,12 @@ func (b *builder) done() (record.Report, bool) {
 	if b.rip != nil && b.rip.name != "" {
 		frames = append([]frame{*b.rip}, frames...)
 	}
-	frames = frames[:min(len(frames), maxFrames)]
+	if len(frames) > maxFrames {
+		frames = slices.Delete(slices.Clone(frames), maxFrames/2, maxFrames/2+1)
+	}
 	if b.irq {
-		for i, f := range slices.Backward(frames) {
-			if interruptEntry(f.name) {
-				frames = frames[i+1:]
-				break
-			}
+		if i := slices.IndexFunc(frames, func(f frame) bool { return interruptEntry(f.name) }); i >= 0 {
+			frames = frames[i+1:] // what stands below an outer one was interrupted as well, and waits
 		}
 	}
 	b.reclassify()
@@ -694,7 +696,7 @@ func (b *builder) reclassify() {
 			} else {
 				b.title = "WARNING: corrupted list"
 			}
-		case strings.HasPrefix(text, "ODEBUG: "):
+		case strings.HasPrefix(text, "ODEBUG: ") && b.fn == "":
 			b.title, b.skip = "WARNING: ODEBUG bug", skipObject
 		default:
 			continue
@@ -717,6 +719,9 @@ func (b *builder) titled(frames []frame) (title string, top []frame, whole bool)
 		candidates = append([]frame{{name: b.fn, module: b.module, sure: true, inline: b.inline}}, frames...)
 	}
 	fn, at := b.pick.guilty(candidates, b.skip)
+	if b.exact && len(candidates) > 0 {
+		fn, at = withoutSyscall(b.fn), 0
+	}
 	switch {
 	case at < 0 && b.alone != "" && len(candidates) == 0:
 		return b.alone, nil, false

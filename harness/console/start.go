@@ -26,6 +26,7 @@ type start struct {
 	ends   ending
 	bare   bool   // the title never takes a function
 	fn     string // function that the line itself names
+	exact  bool   // it is the one, messenger or not
 	module string
 	cpu    int // -1 when not said
 	pid    int
@@ -359,7 +360,7 @@ func (s *start) named(file, where string) {
 		s.slab = true // told apart by absorbs
 	case in("lib/refcount.c:"):
 		s.title, s.class, s.skip = "WARNING: refcount bug", record.ClassRefcount, skipRefcount
-	case in("lib/debugobjects.c:"):
+	case in("lib/debugobjects.c:") && fn("^debug_print_object", "^debug_check_no_obj_freed"): // not a caller that it was inlined into
 		s.title, s.skip = "WARNING: ODEBUG bug", skipObject
 	case in("mm/usercopy.c:"):
 		s.title, s.skip = "WARNING: bad usercopy", skipUserCopy
@@ -371,7 +372,7 @@ func (s *start) named(file, where string) {
 		s.title, s.class, s.skip = "WARNING: locking bug", record.ClassLockdep, skipSock
 	case in("mm/vmalloc.c:") && fn("^__vmalloc_node"):
 		s.title = "WARNING: zero-size vmalloc"
-	case in("mm/") && fn("^kmalloc", "^kvmalloc", "^kzalloc", "^kcalloc"):
+	case in("mm/") && fn("^kmalloc", "^kvmalloc", "^kzalloc", "^kcalloc", "^vmalloc_fix_flags"):
 		s.title, s.skip = "WARNING: kmalloc bug", skipFree
 	case fn("^usb_submit_urb"):
 		s.skip = skipURB
@@ -618,7 +619,7 @@ func startPanic(text string) (start, bool) {
 	case has("stack-protector: Kernel stack is corrupted in: "):
 		s.title, s.bare, s.skip = "kernel panic: stack is corrupted", false, skipStack
 		if f, ok := parseFrame([]byte(after(rest, "corrupted in: "))); ok {
-			s.fn, s.module = f.name, f.module
+			s.fn, s.module, s.exact = f.name, f.module, true
 		}
 	case has("corrupted stack end"):
 		s.title, s.bare, s.pick, s.skip = "kernel panic: corrupted stack end", false, pickBefore, skipSchedule
@@ -631,7 +632,9 @@ func startPanic(text string) (start, bool) {
 		s.title, s.part = "kernel panic: "+plain(what), true
 	default:
 		s.title = "kernel panic: " + plain(rest)
-		s.part = strings.HasSuffix(rest, " set ...") // "KASAN: panic_on_warn set ..."
+		if strings.HasSuffix(rest, " set ...") { // "KASAN: panic_on_warn set ..."
+			s.title, s.part = s.title+" ...", true
+		}
 	}
 	return s, true
 }
