@@ -137,8 +137,9 @@ type serial struct{ w wiring }
 
 func (s serial) args() []string { return append(s.w.console(), "-serial", "chardev:serial") }
 func (serial) words() []string {
-	// earlyprintk shows what a kernel says that dies before it has a console.
-	return []string{"console=ttyS0,115200", "earlyprintk=ttyS0,115200", "loglevel=7"}
+	// earlyprintk shows what a kernel says that dies before it has a console. printk.time is for kernels that were
+	// configured without CONFIG_PRINTK_TIME.
+	return []string{"console=ttyS0,115200", "earlyprintk=ttyS0,115200", "loglevel=7", "printk.time=1"}
 }
 
 // monitor is QMP on an inherited socket.
