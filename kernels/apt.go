@@ -56,9 +56,23 @@ func runApt(ctx context.Context, dir, conf string, args ...string) ([]byte, erro
 	return stdout.Bytes(), nil
 }
 
+// ErrUnreachable is why nothing is known of what a mirror has: no fault of the one who asks, of nestbed or of the
+// mirror's content.
+var ErrUnreachable = errors.New("the mirror cannot be reached")
+
+// aptUnreachable finds what apt's methods say when there is no network, no such host, nobody who answers, or only a
+// proxy that cannot reach the mirror either. apt's status tells this from a wrong signature in words only.
+var aptUnreachable = regexp.MustCompile(`(?m)^E: (?:Failed to fetch|Unable to fetch) .*(?:Could not connect to |Unable to connect to |Cannot initiate the connection to |` +
+	`Could not resolve |Temporary failure resolving |Something wicked happened resolving |Connection failed|Connection timed out|Could not handshake|` +
+	`Error reading from server|  50[0234]  )`)
+
 // aptFailed is how an apt program ended, with its own words.
 func aptFailed(args []string, err error, stderr string) error {
-	return fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), program.Outcome(err, stderr), aptComplaint(stderr))
+	err = program.Outcome(err, stderr)
+	if aptUnreachable.MatchString(stderr) && !errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w (%w)", ErrUnreachable, err)
+	}
+	return fmt.Errorf("%s: %w: %s", strings.Join(args[:2], " "), err, aptComplaint(stderr))
 }
 
 // aptComplaint is what matters in apt's standard error, as one bounded line.
@@ -493,14 +507,19 @@ func hasSecurity(release string) bool {
 
 // notFound names what there is instead, or why nothing could be asked.
 func notFound(s spec, seen []aptKernel, failed []error) error {
-	if len(seen) == 0 {
-		if len(failed) == 0 {
-			return &SpecError{Spec: s.String(), Reason: "the suite has no kernels for amd64", Hint: "want for example " + s.prefix() + s.version}
+	unreachable := func(err error) bool { return errors.Is(err, ErrUnreachable) }
+	switch i := slices.IndexFunc(failed, unreachable); {
+	case len(seen) == 0 && len(failed) == 0:
+		return &SpecError{Spec: s.String(), Reason: "the suite has no kernels for amd64", Hint: "want for example " + s.prefix() + s.version}
+	case len(seen) == 0:
+		// What is wrong elsewhere than with the network is the first thing to mend.
+		first := failed[max(slices.IndexFunc(failed, func(err error) bool { return !unreachable(err) }), 0)]
+		if errors.Is(first, syscall.ENOSPC) {
+			return fmt.Errorf("ask the mirror: %w", first)
 		}
-		if errors.Is(failed[0], syscall.ENOSPC) {
-			return fmt.Errorf("ask the mirror: %w", failed[0])
-		}
-		return fmt.Errorf("ask the mirror: %w; is the network there, and is the name of the suite right?", failed[0])
+		return fmt.Errorf("ask the mirror: %w; is the network there, and is the name of the suite right?", first)
+	case i >= 0: // it may well exist
+		return fmt.Errorf("ask the mirror: no suite that answered has it, and %w; is the network there?", failed[i])
 	}
 	// One line per MAJOR.MINOR: its newest kernel.
 	best := make(map[Version]aptKernel)

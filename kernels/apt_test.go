@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -238,6 +240,7 @@ deb http://mirror.example/debian sid main
 type fakeApt struct {
 	packages map[string]string
 	broken   map[string]bool
+	gone     map[string]bool // cannot be reached
 	foreign  map[string]bool
 	asked    []string
 }
@@ -257,6 +260,9 @@ func (f *fakeApt) cache(t *testing.T, sourcesList string) *Cache {
 			f.asked = append(f.asked, s.suite)
 			if f.broken[s.suite] {
 				return nil, errors.New("apt-get update: 404 Not Found")
+			}
+			if f.gone[s.suite] {
+				return nil, aptFailed(args, errors.New("exit status 100"), "E: Failed to fetch x  Could not resolve 'mirror.example'\n")
 			}
 			origin := "Origin: Debian\n"
 			if f.foreign[s.uri] {
@@ -396,6 +402,29 @@ func TestSearchGivesUpOnAnUnreachableMirror(t *testing.T) {
 	assert.DeepEqual(t, archive.asked, []string{"bookworm", "bookworm-updates", "bookworm-security"})
 }
 
+// That a mirror cannot be reached is told from all else, so that what depends on it can be left out for no other reason.
+func TestSearchTellsAnUnreachableMirror(t *testing.T) {
+	archive := debianArchive()
+	archive.gone = map[string]bool{"bookworm": true, "bookworm-updates": true, "bookworm-security": true}
+	_, err := archive.cache(t, oneMirror).Resolve(t.Context(), "debian:6.12", nil)
+	assert.ErrorIs(t, err, ErrUnreachable)
+	assert.ErrorContains(t, err, "suite bookworm: apt-get update: the mirror cannot be reached (exit status 100): Failed to fetch x  Could not resolve 'mirror.example'")
+
+	// One that was reached and is wrong is to be mended first.
+	archive = debianArchive()
+	archive.gone, archive.broken = map[string]bool{"bookworm": true, "bookworm-updates": true}, map[string]bool{"bookworm-security": true}
+	_, err = archive.cache(t, oneMirror).Resolve(t.Context(), "debian:6.12", nil)
+	assert.ErrorContains(t, err, "suite bookworm-security: apt-get update: 404 Not Found")
+	assert.Assert(t, !errors.Is(err, ErrUnreachable), "%v", err)
+
+	// Nor is a kernel missing that the silent suite may have.
+	archive = debianArchive()
+	archive.gone = map[string]bool{"bookworm-security": true}
+	_, err = archive.cache(t, oneMirror).Resolve(t.Context(), "debian:6.12", nil)
+	assert.ErrorIs(t, err, ErrUnreachable)
+	assert.ErrorContains(t, err, "no suite that answered has it, and suite bookworm-security: ")
+}
+
 func TestSearchOnAFullDisk(t *testing.T) {
 	archive := debianArchive()
 	c := archive.cache(t, oneMirror)
@@ -404,6 +433,7 @@ func TestSearchOnAFullDisk(t *testing.T) {
 	_, err := c.Resolve(t.Context(), "debian:7.3", nil)
 	assert.ErrorIs(t, err, syscall.ENOSPC)
 	assert.Assert(t, !strings.Contains(err.Error(), "network"), "%v", err)
+	assert.Assert(t, !errors.Is(err, ErrUnreachable), "%v", err)
 }
 
 type aptRun = func(ctx context.Context, dir, conf string, args ...string) ([]byte, error)
@@ -500,7 +530,7 @@ func configureApt(t *testing.T, sourcesList string) {
 	})
 	hook := filepath.Join(etc, "hook-ran")
 	conf := filepath.Join(etc, "apt.conf")
-	assert.NilError(t, os.WriteFile(conf, fmt.Appendf(nil, "Dir::Etc::sourcelist \"%s/sources.list\";\nDir::Etc::sourceparts \"%s/none.d\";\nAPT::Update::Post-Invoke { \"touch %s\"; };\n", etc, etc, hook), 0o644))
+	assert.NilError(t, os.WriteFile(conf, fmt.Appendf(nil, "Dir::Etc::sourcelist \"%s/sources.list\";\nDir::Etc::sourceparts \"%s/none.d\";\nAcquire::Retries \"0\";\nAcquire::http::Proxy::127.0.0.1 \"DIRECT\";\nAPT::Update::Post-Invoke { \"touch %s\"; };\n", etc, etc, hook), 0o644))
 	t.Setenv("APT_CONFIG", conf)
 	t.Cleanup(func() {
 		_, err := os.Stat(hook)
@@ -525,10 +555,28 @@ func TestAptMirrorUnreachable(t *testing.T) {
 	configureApt(t, "deb http://127.0.0.1:1/debian trixie main\n")
 	c := testCache(t)
 	_, err := c.Resolve(t.Context(), "debian:trixie/6.9", nil)
-	assert.ErrorContains(t, err, "ask the mirror: suite trixie: apt-get update: exit status 100: ")
+	assert.ErrorIs(t, err, ErrUnreachable)
+	assert.ErrorContains(t, err, "ask the mirror: suite trixie: apt-get update: the mirror cannot be reached (exit status 100): ")
 	assert.ErrorContains(t, err, "127.0.0.1")
 	assert.ErrorContains(t, err, "is the network there")
 	assertIdle(t, c)
+}
+
+// What the real apt-get says of mirrors that answer with a status, or with nothing.
+func TestAptOutcomeOfAMirror(t *testing.T) {
+	for status, unreachable := range map[int]bool{0: true, http.StatusServiceUnavailable: true, http.StatusBadGateway: true, http.StatusNotFound: false, http.StatusForbidden: false} {
+		mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if status == 0 {
+				panic(http.ErrAbortHandler)
+			}
+			w.WriteHeader(status)
+		}))
+		configureApt(t, "deb "+mirror.URL+"/debian trixie main\n")
+		_, err := testCache(t).Resolve(t.Context(), "debian:trixie/6.9", nil)
+		mirror.Close()
+		assert.ErrorContains(t, err, "ask the mirror: ")
+		assert.Equal(t, errors.Is(err, ErrUnreachable), unreachable, "%d: %v", status, err)
+	}
 }
 
 func TestAptRefusesWhatIsNotSigned(t *testing.T) {
@@ -536,6 +584,7 @@ func TestAptRefusesWhatIsNotSigned(t *testing.T) {
 		c := testCache(t)
 		_, err := c.Resolve(t.Context(), "debian:trixie/6.9", nil)
 		assert.ErrorContains(t, err, want)
+		assert.Assert(t, !errors.Is(err, ErrUnreachable), "%v", err)
 		assertIdle(t, c)
 		kernels, err := c.List()
 		assert.NilError(t, err)

@@ -20,23 +20,27 @@ import (
 func openPackage(ctx context.Context, cache *kernels.Cache, text string, say func(string)) (*Tree, error) {
 	_, what, _ := strings.Cut(text, ":")
 	t := &Tree{Name: "debian-" + strings.ReplaceAll(what, "/", "-")}
-	found, err := cache.FindSource(ctx, text, say)
+	found, asked := cache.FindSource(ctx, text, say)
 	switch {
-	case err == nil:
+	case asked == nil:
 		t.Key, t.Origin = t.Name+"_"+unfit.ReplaceAllString(found.Version, "-"), found.Origin
 		t.Dir = filepath.Join(cache.Sources(), t.Key)
-	case errors.As(err, new(*kernels.SpecError)), ctx.Err() != nil:
-		return nil, err
-	default:
-		// The mirror is out of reach: what is here is better than nothing.
+	case errors.Is(asked, kernels.ErrUnreachable) && ctx.Err() == nil:
+		// What is here is better than nothing.
 		if t.Dir = latest(cache.Sources(), t.Name); t.Dir == "" {
-			return nil, err
+			return nil, asked
 		}
 		t.Key = filepath.Base(t.Dir)
 		t.Origin = t.Key
-		say(fmt.Sprintf("taking %s, which is here: %v", t.Key, err))
+		say(fmt.Sprintf("taking %s, which is here: %v", t.Key, asked))
+	default:
+		return nil, asked
 	}
+	var err error
 	t.held, err = unpacked(ctx, t.Dir, func() error {
+		if asked != nil { // it was removed since
+			return asked
+		}
 		if err := download(ctx, found, t.Dir, say); err != nil {
 			return fmt.Errorf("sources %q: %w", text, err)
 		}

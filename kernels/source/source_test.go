@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -310,4 +312,33 @@ func TestUnpackedSourcesAreShared(t *testing.T) {
 	assert.Check(t, free(), "a failed download holds nothing")
 	open().Unlock()
 	assert.Equal(t, calls, 2)
+}
+
+// Without a mirror, the sources that are here are taken; with one that is wrong, that is said.
+func TestPackageWithoutAMirror(t *testing.T) {
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		t.Skip("needs apt-get: this machine is not a Debian")
+	}
+	wrong := httptest.NewServer(http.NotFoundHandler())
+	defer wrong.Close()
+	c := cache(t)
+	mirror := func(uri string) {
+		dir := write(t, t.TempDir(), map[string]string{"sources.list": "deb " + uri + "/debian bookworm main\n"})
+		conf := "Dir::Etc::sourcelist \"" + dir + "/sources.list\";\nDir::Etc::sourceparts \"" + dir + "/none.d\";\nAcquire::Retries \"0\";\nAcquire::http::Proxy::127.0.0.1 \"DIRECT\";\n"
+		write(t, dir, map[string]string{"apt.conf": conf})
+		t.Setenv("APT_CONFIG", filepath.Join(dir, "apt.conf"))
+	}
+	mirror("http://127.0.0.1:1")
+	_, err := Open(t.Context(), c, "debian-source:6.12", "", func(string) {})
+	assert.ErrorIs(t, err, kernels.ErrUnreachable, "none is here either")
+
+	dir := write(t, filepath.Join(c.Sources(), "debian-6.12_6.12.3-1"), kernelFiles)
+	got, said := open(t, c, "debian-source:6.12", "")
+	assert.Equal(t, got.Dir, dir)
+	assert.Assert(t, is.Contains(said[len(said)-1], "taking debian-6.12_6.12.3-1, which is here: "))
+
+	mirror(wrong.URL)
+	_, err = Open(t.Context(), c, "debian-source:6.12", "", func(string) {})
+	assert.ErrorContains(t, err, "is the name of the suite right?")
+	assert.Assert(t, !errors.Is(err, kernels.ErrUnreachable), "%v", err)
 }
