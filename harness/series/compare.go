@@ -74,9 +74,15 @@ func (s *Series) effect(p *pair) (e effect.Effect, more bool) {
 	return e, more && s.runs(p) < effect.MaxRuns
 }
 
-// runs is how often both sides were run. A guest may skip a repeat of what it ran before: that is a run, though
-// none that is judged, and counting the others would ask for it for ever.
-func (s *Series) runs(p *pair) int { return min(len(s.runsOf(p.before)), len(s.runsOf(p.after))) }
+// runs is how often both sides were run, or the one that can be. A guest may skip a repeat of what it ran before: that
+// is a run, though none that is judged, and counting the others would ask for it for ever.
+func (s *Series) runs(p *pair) int {
+	before, after := s.runsOf(p.before), s.runsOf(p.after)
+	if e, _ := effect.Of(before, nil); e.Before.N == 0 {
+		return len(after)
+	}
+	return min(len(before), len(after))
+}
 
 // settle repeats the cells that differ until each difference is one, or is called chance.
 func (s *Series) settle(ctx context.Context) error {

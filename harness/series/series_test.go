@@ -250,6 +250,28 @@ func TestSkipsAndErrors(t *testing.T) {
 	assert.DeepEqual(t, summary(s.Report), []string{"x: no verdict 0/4 -> 1/1 by 1"})
 }
 
+// What could not run on the base is repeated as what differs is: one failure says nothing.
+func TestNewlyRunCellIsRepeated(t *testing.T) {
+	b := newBench(t, map[string]map[string]string{
+		"always": {"k0": "s", "k1": "a"}, "once": {"k0": "s", "k1": "ap"}, "passes": {"k0": "s"}, "skips": {"k0": "s", "k1": "as"},
+	})
+	s := b.series(1, None)
+	assert.NilError(t, s.Go(t.Context()))
+	assert.DeepEqual(t, summary(s.Report), []string{
+		"once: flaky 0/0 -> 1/10 by 1",
+		"skips: flaky 0/0 -> 1/1 by 1",
+		"always: newly run 0/0 -> 4/4 by 1",
+		"passes: newly run 0/0 -> 0/1 by 1",
+	})
+	assert.Equal(t, b.ran["always k0"], 1, "the base said that it cannot")
+	assert.Equal(t, s.Report.ExitStatus(), 1)
+
+	b = newBench(t, map[string]map[string]string{"once": {"k0": "s", "k1": "ap"}})
+	s = b.series(1, None)
+	assert.NilError(t, s.Go(t.Context()))
+	assert.Equal(t, s.Report.ExitStatus(), 0)
+}
+
 // A guest that skips now and then is not asked for ever.
 func TestSkipAmongTheRepeatsEndsThem(t *testing.T) {
 	for _, endings := range []string{"aasspap", "apapapapaspa", "apspspspspspspspsp"} {

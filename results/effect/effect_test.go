@@ -3,6 +3,7 @@ package effect
 import (
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -70,6 +71,23 @@ func TestEffect(t *testing.T) {
 		{"aaaaaaaaaa", "pppppppppa", StillFailing, false}, // seldomer is not gone
 		{"abababababab", "ababababba", StillFailing, false},
 		{"paaaaaaaaa", "pbbbbbbbbb", Worse, false},
+		// However many runs the other side has, these are too few: 1/66 and 1/84.
+		{"pppppppppp", "aa", Flaky, true},
+		{"aaa", "pppppp", Flaky, true},
+		{"aaaaaaaaaa", "bb", StillFailing, true},
+		{"pppppppppp", "aaaa", Broken, false},
+		// What could not run before is compared with what would pass.
+		{"s", "a", Flaky, true},
+		{"s", "aaa", Flaky, true},
+		{"s", "aaaa", NewlyRun, false},
+		{"s", "appp", Flaky, true},
+		{"s", "apppppppps", Flaky, true},
+		{"s", "appppppppp", Flaky, false},
+		{"s", "apapapapap", NewlyRun, false},
+		{"", "a", Unknown, false},
+		// Two findings are two occasions for one of them to be oftener: 2 x 0.0128.
+		{"aaaaaaaa", "bbbbbccc", StillFailing, true},
+		{"aaaaaaaaaa", "bbbbbbcccc", Worse, false},
 	} {
 		e, more := Of(runs(c.before), runs(c.after))
 		assert.Equal(t, e.Kind, c.want, "%+v", c)
@@ -87,8 +105,47 @@ func TestEffectShowsFindingAndCounts(t *testing.T) {
 	assert.Equal(t, e.Finding.Title, "crash a")
 	assert.Equal(t, e.After, Count{K: 0, N: 4})
 	assert.Assert(t, !e.Bad())
-	e, _ = Of(runs("s"), runs("a"))
+	e, _ = Of(runs("s"), runs("aaaa"))
 	assert.Assert(t, e.Bad(), "a cell that could not run before and fails now is nothing to be silent about")
+	e, _ = Of(runs("s"), runs("appppppppp"))
+	assert.Assert(t, !e.Bad(), "once in ten runs is no more than a flaky cell's")
+	assert.Equal(t, e.After, Count{K: 1, N: 10})
+}
+
+// The test is repeated while runs come in. All in all it must call a cell broken that fails alike on both sides no oftener
+// than alpha says of one test; this is exact: all courses that the runs can take, with their probabilities.
+func TestRepeatedTestKeepsItsLevel(t *testing.T) {
+	type state struct{ before, after int }
+	binomial := func(n, k int, p float64) float64 {
+		return math.Exp(choose(n, k)) * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+	}
+	sideOf := func(n, k int) []results.Cell { return runs(strings.Repeat("a", k) + strings.Repeat("p", n-k)) }
+	worst := 0.0
+	for rate := 0.05; rate < 1; rate += 0.05 {
+		open, broken := map[state]float64{{}: 1}, 0.0
+		for last, n := 0, 1; len(open) > 0; last, n = n, Next(n) {
+			next := map[state]float64{}
+			for s, weight := range open {
+				for b := range n - last + 1 {
+					for a := range n - last + 1 {
+						next[state{s.before + b, s.after + a}] += weight * binomial(n-last, b, rate) * binomial(n-last, a, rate)
+					}
+				}
+			}
+			for s, weight := range next {
+				e, more := Of(sideOf(n, s.before), sideOf(n, s.after))
+				if e.Kind == Broken {
+					broken += weight
+				}
+				if !more {
+					delete(next, s)
+				}
+			}
+			open = next
+		}
+		worst = max(worst, broken)
+	}
+	assert.Assert(t, worst > 0.008 && worst < 0.0095, "%v: effect.go says 0.9%% at worst", worst)
 }
 
 func TestRepeatsAreBounded(t *testing.T) {
