@@ -246,6 +246,26 @@ func TestRemedyNamesAKernelThatExists(t *testing.T) {
 	}
 }
 
+// What lacks an option is of the right version as a rule: one of the same version that has it is nearest.
+func TestRemedyNamesTheNearestVersion(t *testing.T) {
+	var others []kernels.Kernel
+	for release, spec := range map[string]string{
+		"5.10.9-base": "build:debian-5.10/base", "6.11.9": "debian:6.11", "6.12.117-base": "build:debian-6.12/base", "6.13.1": "debian:6.13",
+		"7.0.1": "debian:sid/7.0", "7.3.4-base": "build:debian-trixie-backports-7.3/base",
+	} {
+		others = append(others, kernels.Kernel{Release: release, Specs: []string{spec}})
+	}
+	m := named(t, "intel")[0]
+	for release, want := range map[string]string{
+		"6.12.117+deb12-amd64": "build:debian-6.12/base", "7.2.1": "build:debian-trixie-backports-7.3/base", "6.1.192": "debian:6.11",
+		"6.19.3": "debian:sid/7.0", "6.10.1": "debian:6.11", "4.19.1": "build:debian-5.10/base",
+	} {
+		assert.Equal(t, Request{Others: others}.fitting(lab.Needs{}, kernels.Kernel{Release: release}, m), want, release)
+	}
+	others = slices.DeleteFunc(others, func(k kernels.Kernel) bool { return k.Release == "6.12.117-base" })
+	assert.Equal(t, Request{Others: others}.fitting(lab.Needs{}, kernels.Kernel{Release: "6.12.9"}, m), "debian:6.13", "as near as 6.11, and newer")
+}
+
 // An option that no kernel at hand has is one that nestbed's own builds have, or is not.
 func TestRemedyNamesABuild(t *testing.T) {
 	assert.Equal(t, buildable("a kernel with CONFIG_IOMMUFD"), ": nestbed kernel build debian-source:6.12 makes one")

@@ -76,13 +76,17 @@ func (r Request) fitting(needs lab.Needs, k kernels.Kernel, m machine.Machine) s
 	return spec
 }
 
-// nearer says whether v is nearer to the kernel at hand than w. On either side of it all are newer or all are
-// older as a rule; where they are not, the newer ones go first.
+// nearer says whether v is nearer to the kernel at hand than w. Of two that are as near, the newer one is.
 func nearer(v, w, to kernels.Version) bool {
-	if to.Less(v) && to.Less(w) {
-		return v.Less(w)
+	far := func(v kernels.Version) int {
+		const minors = 20 // of a major version, since 3.0
+		n := (v.Major-to.Major)*minors + v.Minor - to.Minor
+		return max(n, -n)
 	}
-	return w.Less(v)
+	if far(v) == far(w) {
+		return w.Less(v)
+	}
+	return far(v) < far(w)
 }
 
 // unfitQEMU says what of the scenario's devices this QEMU does not have: without it, device_add would fail.
