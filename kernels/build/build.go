@@ -89,11 +89,12 @@ func (b *Builder) Build(ctx context.Context, r Request) (Result, error) {
 	if tree.Version.Less(flavour.Since) {
 		return Result{}, fmt.Errorf("flavour %s needs Linux %s or later, %s is %s", flavour.Name, flavour.Since, r.Tree, tree.Version)
 	}
-	if err := needTools(ctx); err != nil {
+	tools, err := FindToolchain(ctx)
+	if err != nil {
 		return Result{}, err
 	}
 	j := &job{
-		tree: tree, parts: parts, say: say, compiled: b.Progress.Compiled,
+		tree: tree, parts: parts, tools: tools, say: say, compiled: b.Progress.Compiled,
 		jobs: cmp.Or(r.Jobs, runtime.NumCPU()),
 		out:  filepath.Join(b.Cache.Builds(), tree.Key, name),
 	}
@@ -178,6 +179,29 @@ func needTools(ctx context.Context) error {
 		return &missing
 	}
 	return nil
+}
+
+// Toolchain is what turns sources into a kernel, by what it says of its version.
+type Toolchain struct {
+	Compiler string // of gcc --version, all of it
+	Linker   string // of ld --version, the first line; the assembler is of the same package
+}
+
+// FindToolchain gives the host's. A program or a header that a build needs and the host lacks is a *MissingError.
+func FindToolchain(ctx context.Context) (Toolchain, error) {
+	if err := needTools(ctx); err != nil {
+		return Toolchain{}, err
+	}
+	compiler, err := exec.CommandContext(ctx, "gcc", "--version").Output()
+	if err != nil {
+		return Toolchain{}, fmt.Errorf("gcc --version: %w", err)
+	}
+	linker, err := exec.CommandContext(ctx, "ld", "--version").Output()
+	if err != nil {
+		return Toolchain{}, fmt.Errorf("ld --version: %w", err)
+	}
+	first, _, _ := strings.Cut(string(linker), "\n")
+	return Toolchain{string(compiler), first}, nil
 }
 
 // FailedError says that the kernel does not build: its own fault, unlike that of a full disk.

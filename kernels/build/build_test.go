@@ -153,6 +153,51 @@ func TestBuildAndBuildAgain(t *testing.T) {
 	assert.Equal(t, len(left), 0, "%v", left)
 }
 
+// A folder is stale when what compiled or linked it is of another version.
+func TestAnotherToolchain(t *testing.T) {
+	tr := newTrial(t)
+	r := Request{Tree: tinyTree(t, "true"), Fragments: []string{allBuiltIn(t)}}
+	build := func() Result {
+		t.Helper()
+		made, err := tr.Build(t.Context(), r)
+		assert.NilError(t, err)
+		return made
+	}
+	first := build()
+
+	programs := t.TempDir()
+	update := func(name, version string) { // the same program, of another version
+		real, err := exec.LookPath(name)
+		assert.NilError(t, err)
+		script := "#!/bin/sh\n[ \"$1\" = --version ] && echo '" + version + "' || exec " + real + " \"$@\"\n"
+		assert.NilError(t, os.WriteFile(filepath.Join(programs, name), []byte(script), 0o755))
+	}
+	update("gcc", "gcc 99.1")
+	t.Setenv("PATH", programs+":"+os.Getenv("PATH"))
+	build()
+	assert.Equal(t, configured(t, first.Dir), 2, "the configuration has the compiler's version, and every object depends on it")
+
+	update("ld", "GNU ld 9.99")
+	assert.Equal(t, build().Compiled, 1)
+	assert.Assert(t, is.Contains(strings.Join(tr.said, "\n"), ", here is GNU ld 9.99: everything is compiled again"))
+	assert.Equal(t, build().Compiled, 0)
+
+	// Nor is what another one linked copied for another flavour.
+	update("ld", "GNU ld 9.100")
+	r.Flavour = "kvm-y"
+	assert.Equal(t, build().Compiled, 1)
+	r.Flavour = "base"
+	assert.Equal(t, build().Compiled, 1)
+
+	// A folder of an older nestbed does not say by what it was linked.
+	state, err := os.ReadFile(first.Dir + ".json")
+	assert.NilError(t, err)
+	old := strings.Replace(string(state), `"linker": "GNU ld 9.100",`, "", 1)
+	assert.Assert(t, old != string(state))
+	put(t, first.Dir+".json", old)
+	assert.Equal(t, build().Compiled, 0)
+}
+
 func configured(t *testing.T, dir string) int {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, "configured"))
@@ -233,9 +278,12 @@ func TestKilledBehindTheSeed(t *testing.T) {
 	tree, err := source.Open(t.Context(), tr.Cache, r.Tree, "", nil)
 	assert.NilError(t, err)
 	defer tree.Close()
-	j := &job{tree: tree, out: out, logName: out + ".log", stateName: out + ".json", say: func(string) {}}
+	tools, err := FindToolchain(t.Context())
+	assert.NilError(t, err)
+	j := &job{tree: tree, tools: tools, out: out, logName: out + ".log", stateName: out + ".json", say: func(string) {}}
 	j.load()
 	assert.NilError(t, j.seed(t.Context())) // and then SIGKILL
+	assert.Assert(t, j.state.Seeded)
 	made, err := tr.Build(t.Context(), r)
 	assert.NilError(t, err)
 	assert.Equal(t, made.Kernel.Option("LOCALVERSION"), "-kvm-y")

@@ -28,6 +28,7 @@ import (
 type job struct {
 	tree               *source.Tree
 	parts              []fragments.Fragment
+	tools              Toolchain
 	out                string
 	logName, stateName string
 	jobs               int
@@ -45,6 +46,7 @@ type state struct {
 	Schema  string `json:"schema"`
 	Source  string `json:"source"`            // the sources' folder
 	Config  string `json:"config,omitempty"`  // what the configuration was made of, as a hash; "" before it was
+	Linker  string `json:"linker,omitempty"`  // what linked; "": what links now, as far as anybody knows
 	Files   int    `json:"files,omitempty"`   // that were compiled until there was a kernel, in however many goes
 	Whole   bool   `json:"whole,omitempty"`   // there was a build that went to its end
 	Seeded  bool   `json:"seeded,omitempty"`  // it started from another flavour's objects: Files says nothing
@@ -78,6 +80,9 @@ func (j *job) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer j.log.Close()
+	if err := j.relink(); err != nil {
+		return err
+	}
 	if err := j.seed(ctx); err != nil {
 		return err
 	}
@@ -91,7 +96,7 @@ func (j *job) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	j.state.Running, j.state.Source = true, j.tree.Dir
+	j.state.Running, j.state.Source, j.state.Linker = true, j.tree.Dir, j.tools.Linker
 	if err := j.save(); err != nil {
 		return err
 	}
@@ -99,6 +104,19 @@ func (j *job) run(ctx context.Context) (err error) {
 	// make tidies up after a signal and after an error; only SIGKILL keeps it from that.
 	j.state.Running = killed(err)
 	return errors.Join(err, j.save())
+}
+
+// relink empties a folder that was linked by another linker. make would see it of the compiler, whose version is an
+// option of the configuration that every object depends on, but not of this: objects that one assembler made and one
+// linker joined would be linked by the other.
+func (j *job) relink() error {
+	was := j.state.Linker
+	if was == "" || was == j.tools.Linker {
+		return nil
+	}
+	j.say(fmt.Sprintf("this folder was linked by %s, here is %s: everything is compiled again", was, j.tools.Linker))
+	j.state = state{Schema: stateSchema}
+	return errors.Join(j.save(), os.RemoveAll(j.out), os.Mkdir(j.out, 0o755))
 }
 
 func (j *job) make(ctx context.Context) error {
@@ -148,12 +166,8 @@ func (j *job) expected() int {
 // configure makes the configuration and looks whether it is what was asked for. It is made anew when what it
 // is made of has changed: the fragments, the tree's Kconfig files, or the compiler.
 func (j *job) configure(ctx context.Context, tree *kconfig.Tree) error {
-	compiler, err := exec.CommandContext(ctx, "gcc", "--version").Output()
-	if err != nil {
-		return fmt.Errorf("gcc --version: %w", err)
-	}
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%s\n%s\n%s\n", j.tree.Dir, tree.Hash(), compiler)
+	fmt.Fprintf(sum, "%s\n%s\n%s\n", j.tree.Dir, tree.Hash(), j.tools.Compiler)
 	for _, f := range j.parts {
 		fmt.Fprintf(sum, "%d\n%s", len(f.Text), f.Text)
 	}

@@ -61,6 +61,9 @@ func (j *job) seedFrom(ctx context.Context, from string) (done bool, err error) 
 	if err != nil || json.Unmarshal(data, &s) != nil || s.Schema != stateSchema || !s.Whole || s.Running || s.Source != j.tree.Dir {
 		return false, nil
 	}
+	if s.Linker != "" && s.Linker != j.tools.Linker {
+		return false, nil
+	}
 	if _, err := os.Stat(filepath.Join(from, ".config")); err != nil {
 		return false, nil // it was removed since: nestbed cache prune --builds
 	}

@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -324,8 +324,9 @@ func seriesIdentity(qemuVersion string, program *results.Program) (string, error
 	return fmt.Sprintf("%x", sum.Sum(nil)), nil
 }
 
-// buildKey names a flavour's configuration and the compiler.
+// buildKey names a flavour's configuration, the compiler and the linker.
 func buildKey(ctx context.Context) func(string) (string, error) {
+	tools := sync.OnceValues(func() (build.Toolchain, error) { return build.FindToolchain(ctx) })
 	return func(name string) (string, error) {
 		flavour, err := fragments.Named(name)
 		if err != nil {
@@ -335,12 +336,12 @@ func buildKey(ctx context.Context) func(string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		compiler, err := exec.CommandContext(ctx, "gcc", "--version").Output()
+		made, err := tools()
 		if err != nil {
-			return "", fmt.Errorf("gcc --version: %w", err)
+			return "", err
 		}
 		sum := sha256.New()
-		fmt.Fprintf(sum, "%s\n%s\n", name, compiler)
+		fmt.Fprintf(sum, "%s\n%s\n%s\n", name, made.Compiler, made.Linker)
 		for _, p := range parts {
 			fmt.Fprintf(sum, "%d\n%s", len(p.Text), p.Text)
 		}
