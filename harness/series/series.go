@@ -99,6 +99,10 @@ type Series struct {
 	Say     func(string)
 	Report  *effect.Report
 
+	// Prepare finds out what this host can do, and says it in Machines, QEMU and the report. It may boot a guest: it is
+	// called once, when it is known that the series applies and before anything is built. It may be nil.
+	Prepare func(context.Context) error
+
 	// BuildKey names, besides the files, all that a kernel of a flavour is made of, and Kernel finds one that was
 	// made by the hash of its content. Either may be nil: then every stage is built.
 	BuildKey func(flavour string) (string, error)
@@ -135,6 +139,11 @@ func (s *Series) steps(ctx context.Context) error {
 	whole, err := s.apply(ctx)
 	if err != nil || !whole {
 		return err
+	}
+	if s.Prepare != nil {
+		if err := s.Prepare(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.build(ctx); err != nil {
 		return err

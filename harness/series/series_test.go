@@ -309,11 +309,22 @@ func TestPatchThatDoesNotApply(t *testing.T) {
 	b := newBench(t, map[string]map[string]string{"x": {}})
 	b.rejects = "change 2"
 	s := b.series(3, Smoke)
+	s.Prepare = func(context.Context) error { return errors.New("a guest was booted") }
 	assert.NilError(t, s.Go(t.Context()))
 	assert.Equal(t, s.Report.ExitStatus(), 1)
 	assert.Equal(t, len(s.Report.Stages), 3)
 	assert.Equal(t, s.Report.Stages[2].Rejected, "virt/kvm/vfio.c, the hunk of line 7\n@@ -7,7 +7,7 @@\n-a\n+b")
 	assert.Equal(t, len(b.builds), 0, "nothing is compiled for a series that does not apply")
+}
+
+// What the host can do is known before an hour of compiling.
+func TestHostIsLookedAtBeforeTheBuild(t *testing.T) {
+	b := newBench(t, map[string]map[string]string{"x": {}})
+	s := b.series(1, None)
+	s.Prepare = func(context.Context) error { return errors.New("no accelerator boots") }
+	assert.ErrorContains(t, s.Go(t.Context()), "no accelerator boots")
+	assert.Equal(t, len(b.builds), 0)
+	assert.Equal(t, s.Report.ExitStatus(), 2)
 }
 
 func TestPatchThatDoesNotBuild(t *testing.T) {

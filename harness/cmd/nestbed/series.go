@@ -198,19 +198,6 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	if report.Dirty > 0 {
 		status.say(fmt.Sprintf("%s has uncommitted changes in %d files: they are left out", f.tree, report.Dirty))
 	}
-	accel, err := t.doctor.Choose(ctx)
-	if err != nil {
-		return err
-	}
-	can, err := qemu.Ask(ctx, path)
-	if err != nil {
-		return err
-	}
-	for i := range req.Machines {
-		req.Machines[i].Accel = accel.Accel
-	}
-	req.QEMU = can
-	report.Accelerator, report.NotCovered = string(accel.Accel), accel.NotCovered()
 	identity, err := seriesIdentity(qemuVersion, program)
 	if err != nil {
 		return err
@@ -219,10 +206,11 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	builder := &seriesBuilder{tree: tree.Dir(), build: (&build.Builder{
 		Cache: t.kernels, Progress: build.Progress{Say: status.say, Compiled: status.compiled},
 	}).Build}
+	run := &seriesRunner{flags: f.cellFlags, tools: t, version: qemuVersion, program: req.Program, files: files, told: program, stderr: stderr}
 	s := &series.Series{
 		Request: req, Tree: tree, Say: status.say, Report: report,
 		Builder:  builder,
-		Runner:   &seriesRunner{flags: f.cellFlags, tools: t, accel: accel, version: qemuVersion, program: req.Program, files: files, told: program, stderr: stderr},
+		Runner:   run,
 		Store:    series.NewStore(filepath.Join(root, "index"), t.home.runs, identity, f.fresh),
 		BuildKey: buildKey(ctx),
 		Kernel: func(hash string) (kernels.Kernel, bool) {
@@ -233,6 +221,17 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 			k.Spec = k.HashSpec()
 			return k, true
 		},
+	}
+	s.Prepare = func(ctx context.Context) (err error) {
+		if run.accel, err = t.doctor.Choose(ctx); err != nil {
+			return err
+		}
+		for i := range s.Machines {
+			s.Machines[i].Accel = run.accel.Accel
+		}
+		report.Accelerator, report.NotCovered = string(run.accel.Accel), run.accel.NotCovered()
+		s.QEMU, err = qemu.Ask(ctx, path)
+		return err
 	}
 	dir, err := seriesFolder(root, report)
 	if err != nil {
