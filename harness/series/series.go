@@ -128,10 +128,27 @@ func (s *Series) Go(ctx context.Context) error {
 	s.Report.Patches = max(len(s.Patches), len(s.Commits))
 	err := s.steps(ctx)
 	if err != nil {
-		s.Report.Trouble = append(s.Report.Trouble, strings.SplitN(err.Error(), "\n", 2)[0])
+		why := err
+		if ctx.Err() != nil {
+			why = context.Cause(ctx)
+		}
+		s.Report.Trouble = append(s.Report.Trouble, strings.SplitN(why.Error(), "\n", 2)[0])
+		err = errors.Join(err, s.breakOff())
 	}
 	s.conclude()
 	s.Report.Seconds = time.Since(began).Seconds()
+	return err
+}
+
+// breakOff makes the best of what was run until the series was ended, and notes what was not done.
+func (s *Series) breakOff() (err error) {
+	if s.pairs == nil {
+		if err = s.pairUp(); err != nil {
+			return err
+		}
+	}
+	s.Report.NotDone, err = s.undone()
+	s.pairs = slices.DeleteFunc(s.pairs, func(p *pair) bool { return s.silent(p.before) || s.silent(p.after) })
 	return err
 }
 
@@ -162,10 +179,11 @@ func (s *Series) steps(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if err := s.need(ctx, cells, 1); err != nil {
+			err = s.need(ctx, cells, 1)
+			s.sayHow(i, flavour, cells)
+			if err != nil {
 				return err
 			}
-			s.sayHow(i, flavour, cells)
 		}
 	}
 	if err := s.pairUp(); err != nil {
@@ -438,6 +456,11 @@ func (s *Series) runsOf(c plan.Cell) []results.Cell {
 		return []results.Cell{results.Skip{Planned: planned(c), Reason: c.Skip, Remedy: c.Remedy}.Cell()}
 	}
 	return s.Store.Runs(c)
+}
+
+// silent says that nothing is known of a cell, not even why: it was not run.
+func (s *Series) silent(c plan.Cell) bool {
+	return len(s.runsOf(c)) == 0 && s.lost[s.Store.Key(c)] == ""
 }
 
 // sayHow tells how a stage's first runs ended.

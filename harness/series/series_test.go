@@ -41,6 +41,7 @@ type bench struct {
 	ran     map[string]int               // "scenario kernel" -> runs
 	runs    [][]string
 	during  func(ran int) // called before each run of a cell
+	applied func(n int)   // called after each patch
 	dir     string
 }
 
@@ -48,7 +49,10 @@ func (b *bench) Dir() string { return "/tree" }
 
 func (b *bench) Go(_ context.Context, c checkout.Commit) error { b.at = c.Tree; return nil }
 
-func (b *bench) Apply(_ context.Context, subject string, _ []byte) (checkout.Commit, error) {
+func (b *bench) Apply(ctx context.Context, subject string, _ []byte) (checkout.Commit, error) {
+	if ctx.Err() != nil {
+		return checkout.Commit{}, ctx.Err()
+	}
 	if subject == b.rejects {
 		return checkout.Commit{}, &checkout.ApplyError{Subject: subject, Reason: "virt/kvm/vfio.c, the hunk of line 7", Hunk: "@@ -7,7 +7,7 @@\n-a\n+b"}
 	}
@@ -56,6 +60,9 @@ func (b *bench) Apply(_ context.Context, subject string, _ []byte) (checkout.Com
 	_, err := fmt.Sscanf(b.at, "k%d", &n)
 	assert.NilError(b.t, err)
 	b.at = fmt.Sprintf("k%d", n+1)
+	if b.applied != nil {
+		b.applied(n + 1)
+	}
 	return commit(n + 1), nil
 }
 
@@ -63,8 +70,11 @@ func commit(n int) checkout.Commit {
 	return checkout.Commit{Hash: fmt.Sprintf("%040d", n), Tree: fmt.Sprintf("k%d", n), Subject: fmt.Sprintf("change %d", n)}
 }
 
-func (b *bench) Build(_ context.Context, dir, flavour string) (kernels.Kernel, error) {
+func (b *bench) Build(ctx context.Context, dir, flavour string) (kernels.Kernel, error) {
 	assert.Equal(b.t, dir, "/tree")
+	if ctx.Err() != nil {
+		return kernels.Kernel{}, ctx.Err()
+	}
 	b.builds = append(b.builds, b.at+" "+flavour)
 	if b.at == b.breaks {
 		return kernels.Kernel{}, &BuildError{First: "vfio.c:7: error: 'x' undeclared", Log: "/log"}
@@ -442,6 +452,71 @@ func TestInterruptKeepsWhatIsKnown(t *testing.T) {
 	assert.NilError(t, next.Go(t.Context()))
 	assert.Equal(t, next.Report.Reused, ran)
 	assert.Equal(t, next.Report.Count(effect.Broken), 2)
+}
+
+// A series that is ended says what it has found so far and what it has not come to, whenever that is.
+func TestEndedSeriesSaysWhatWasNotDone(t *testing.T) {
+	endings := func() map[string]map[string]string {
+		return map[string]map[string]string{"x": {"k2": "a", "k3": "a", "k4": "a"}, "y": {"k0": "d", "k1": "d", "k2": "d", "k3": "d", "k4": "d"}, "z": {}}
+	}
+	for _, c := range []struct {
+		name          string
+		each          Each
+		applied, runs int    // the point is behind this patch, or in this run
+		cells         int    // behind so many of its cells
+		said          string // or when this was said
+		want, notDone []string
+	}{
+		{name: "applying", each: None, applied: 2, notDone: []string{"patches 3 to 4 were not applied, nothing was built or run"}},
+		{name: "applying the last", each: None, applied: 3, notDone: []string{"patch 4 was not applied, nothing was built or run"}},
+		{name: "building", each: None, said: "patch 1 of 4 (change 1), kasan", notDone: []string{"6 of 10 kernels not built, from patch 2 of 4, base on", "nothing was run"}},
+		{name: "the first run", each: None, runs: 0, cells: 2, notDone: []string{"4 of 6 cells not run on the base", "6 of 6 cells not run on the end"}},
+		{name: "the second run", each: None, runs: 1, cells: 2, want: []string{"x: no verdict 0/1 -> 1/1 by 0", "y: still failing 1/1 -> 1/1 by 0"},
+			notDone: []string{"3 of 6 cells not run on the base", "4 of 6 cells not run on the end", "1 cell that differs was not repeated often enough to say what became of it"}},
+		{name: "between", each: Full, runs: 2, cells: 1, want: []string{"1 to 2: x: no verdict 0/1 -> 1/1"},
+			notDone: []string{"3 of 6 cells not run on the base", "14 of 18 cells not run on the patches between", "6 of 6 cells not run on the end",
+				"1 cell that differs was not repeated often enough to say what became of it"}},
+		{name: "searching", each: None, runs: 8, cells: 0, want: []string{"x: broken 0/4 -> 4/4 by 0", "x: broken 0/4 -> 4/4 by 0", "y: still failing 1/1 -> 1/1 by 0", "y: still failing 1/1 -> 1/1 by 0", "z: unchanged 0/1 -> 0/1 by 0", "z: unchanged 0/1 -> 0/1 by 0"},
+			notDone: []string{"the patch at which 2 cells turned was not searched for"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, endings())
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			stop := func() { cancel(errors.New("ended by interrupt")) }
+			s := b.series(4, c.each)
+			s.Flavours = []string{"base", "kasan"}
+			s.Say = func(text string) {
+				t.Log(text)
+				if c.said != "" && strings.HasPrefix(text, c.said) {
+					stop()
+				}
+			}
+			switch {
+			case c.applied > 0:
+				b.applied = func(n int) {
+					if n == c.applied {
+						stop()
+					}
+				}
+			case c.said == "":
+				b.during = func(ran int) {
+					if len(b.runs) == c.runs && ran == c.cells {
+						stop()
+					}
+				}
+			}
+			err := s.Go(ctx)
+			assert.Assert(t, errors.Is(err, context.Canceled), "%v", err)
+			assert.DeepEqual(t, s.Report.NotDone, c.notDone)
+			assert.DeepEqual(t, summary(s.Report), c.want)
+			assert.DeepEqual(t, s.Report.Trouble, []string{"ended by interrupt"})
+			assert.Equal(t, s.Report.ExitStatus(), 2)
+		})
+	}
+	s := newBench(t, endings()).series(4, None)
+	assert.NilError(t, s.Go(t.Context()))
+	assert.Equal(t, len(s.Report.NotDone), 0)
 }
 
 func TestDamagedIndexIsNoReasonToFail(t *testing.T) {

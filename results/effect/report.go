@@ -44,6 +44,8 @@ type Report struct {
 	Ran     int      `json:"ran"`               // cells that were run
 	Reused  int      `json:"reused"`            // runs of cells that earlier series had made of the same kernels
 	Trouble []string `json:"trouble,omitempty"` // why it is not complete, and what is no fault of the series
+	// NotDone says what a series that was ended did not come to. Cells that were not run on both sides are in no change then.
+	NotDone []string `json:"not_done,omitempty"`
 }
 
 // Stage is the tree after some of the patches.

@@ -35,6 +35,9 @@ func Series(w io.Writer, r effect.Report, dir string) error {
 	for _, t := range r.Trouble {
 		labelled(&out, "trouble      ", t)
 	}
+	for _, n := range r.NotDone {
+		labelled(&out, "not done     ", n)
+	}
 	if r.Dirty > 0 {
 		labelled(&out, "left out     ", fmt.Sprintf("uncommitted changes in %s of the tree", plural(r.Dirty, "file")))
 	}
@@ -228,12 +231,18 @@ func CoverLetter(w io.Writer, r effect.Report) error {
 			what += " and the reproducer"
 		}
 		after := map[string]string{"smoke": ", a smoke run after each patch", "full": ", the same after each patch"}[r.Each]
+		if len(r.NotDone) > 0 {
+			what, after = "of "+what, " until then"
+		}
 		add(&head, "", fmt.Sprintf("Run on the base and on the end%s: %s, %s; vIOMMU %s; kernels %s; QEMU %s, %s.", after, what,
 			plural(len(r.Changes)-skipped(r), "cell"), strings.Join(r.Machines, ", "), strings.Join(releases, ", "), r.QEMU, strings.ToUpper(r.Accelerator)))
 		add(&head, "", strings.ToUpper(kinds(r)[0][:1])+kinds(r)[0][1:]+", "+strings.Join(kinds(r)[1:], ", ")+".")
 	}
 	for _, t := range r.Trouble { // before what may be too long to be told whole
 		add(&list, "  ", "not complete: "+t)
+	}
+	for _, n := range r.NotDone {
+		add(&list, "  ", "not done: "+n)
 	}
 	for _, c := range told(r.Changes) {
 		at := ""
@@ -293,6 +302,9 @@ func standing(r effect.Report) string {
 	}
 	if len(bad) > 0 {
 		return strings.Join(bad, " ")
+	}
+	if n := len(r.Stages) - 1; n < r.Patches {
+		return fmt.Sprintf("Not every patch was tried: %d of %d apply.", max(n, 0), r.Patches)
 	}
 	if slices.ContainsFunc(r.Stages, func(s effect.Stage) bool { return len(s.Builds) < len(r.Flavours) }) {
 		return "Not every patch was built."

@@ -120,6 +120,51 @@ func TestCellsThatWereSkippedAreNoCellsThatRan(t *testing.T) {
 	assert.Assert(t, cmp.Contains(out.String(), "0 broken, 0 fixed, 2 unchanged, 3 skipped on both\n"), out.String())
 }
 
+// A series that was ended claims no more than was run, neither to the user nor to a list.
+func TestEndedSeries(t *testing.T) {
+	r := seriesReport(1)
+	r.Trouble = []string{"ended by interrupt"}
+	r.NotDone = []string{"9 of 12 cells not run on the end", "the patch at which 1 cell turned was not searched for"}
+	r.Changes[0].Turned, r.Changes[0].Since = 0, 0
+	assert.Equal(t, letter(t, r), `Tested with nestbed 0123456789ab: 3 patches on top of
+v6.12-3-g0123456789ab.
+Every patch applies and builds (base).
+Run on the base and on the end until then: of the scenarios unload-*, 1
+cell; vIOMMU intel; kernels 6.12.0-base (base); QEMU 7.2.22, TCG.
+1 broken, 0 fixed.
+
+  not complete: ended by interrupt
+  not done: 9 of 12 cells not run on the end
+  not done: the patch at which 1 cell turned was not searched for
+  broken: unload-vendor-while-vfio-holds-kvm-0 (base, intel): bad 0 of 4
+  before, 4 of 4 after
+
+Not covered: SVM only, emulated (TCG); no VMX; no posted interrupts; no
+real DMA ordering.
+`)
+	var out bytes.Buffer
+	assert.NilError(t, Series(&out, r, "/state/series/1"))
+	assert.Assert(t, cmp.Contains(out.String(), `trouble      ended by interrupt
+not done     9 of 12 cells not run on the end
+not done     the patch at which 1 cell turned was not searched for
+`), out.String())
+
+	// Ended while it was applied, and while it was built.
+	r = seriesReport(0)
+	r.Trouble, r.NotDone = []string{"ended by interrupt"}, []string{"patches 2 to 3 were not applied, nothing was built or run"}
+	r.Stages = r.Stages[:2]
+	for i := range r.Stages {
+		r.Stages[i].Builds = nil
+	}
+	text := letter(t, r)
+	assert.Assert(t, cmp.Contains(text, "Not every patch was tried: 1 of 3 apply.\n\n  not complete: ended by interrupt\n  not done: patches 2 to 3"), text)
+	r = seriesReport(0)
+	r.Trouble, r.NotDone = []string{"ended by interrupt"}, []string{"1 of 4 kernels not built, from patch 3 of 3, base on", "nothing was run"}
+	r.Stages[3].Builds = nil
+	text = letter(t, r)
+	assert.Assert(t, cmp.Contains(text, "Not every patch was built.\n\n  not complete: ended by interrupt\n  not done: 1 of 4 kernels"), text)
+}
+
 func TestSeriesTable(t *testing.T) {
 	r := seriesReport(1)
 	r.Dirty = 2

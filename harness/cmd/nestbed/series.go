@@ -252,7 +252,9 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	case err != nil:
 		return err
 	case failed != nil:
-		complain(stderr, failed)
+		if ctx.Err() == nil { // the signal is named last
+			complain(stderr, failed)
+		}
 		return statusError(2)
 	case report.ExitStatus() != 0:
 		return statusError(report.ExitStatus())
