@@ -29,7 +29,7 @@ import (
 type Tree interface {
 	Dir() string
 	Go(context.Context, checkout.Commit) error
-	Apply(ctx context.Context, subject string, message []byte) (checkout.Commit, error)
+	Apply(ctx context.Context, on checkout.Commit, subject string, message []byte) (checkout.Commit, error)
 }
 
 // Builder makes a kernel of the files in a folder. That they do not build is a *BuildError.
@@ -212,11 +212,9 @@ func (s *Series) apply(ctx context.Context) (whole bool, err error) {
 	if len(s.Patches) == 0 {
 		return true, nil
 	}
-	if err := s.Tree.Go(ctx, s.Base); err != nil {
-		return false, err
-	}
+	on := s.Base
 	for i, p := range s.Patches {
-		c, err := s.Tree.Apply(ctx, p.Subject, p.Message)
+		c, err := s.Tree.Apply(ctx, on, p.Subject, p.Message)
 		if failed, ok := errors.AsType[*checkout.ApplyError](err); ok {
 			s.Report.Stages = append(s.Report.Stages, effect.Stage{Patch: i + 1, Subject: p.Subject, Rejected: rejection(failed)})
 			s.Say(fmt.Sprintf("%s (%s) does not apply: %s", s.nth(i+1), p.Subject, failed.Reason))
@@ -225,6 +223,7 @@ func (s *Series) apply(ctx context.Context) (whole bool, err error) {
 			return false, err
 		}
 		s.stage(c, effect.Stage{Patch: i + 1})
+		on = c
 	}
 	s.Say(fmt.Sprintf("%s: applied to %s", count(len(s.Patches), "patch", "patches"), s.Base.Short()))
 	return true, nil

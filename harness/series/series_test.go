@@ -49,7 +49,7 @@ func (b *bench) Dir() string { return "/tree" }
 
 func (b *bench) Go(_ context.Context, c checkout.Commit) error { b.at = c.Tree; return nil }
 
-func (b *bench) Apply(ctx context.Context, subject string, _ []byte) (checkout.Commit, error) {
+func (b *bench) Apply(ctx context.Context, on checkout.Commit, subject string, _ []byte) (checkout.Commit, error) {
 	if ctx.Err() != nil {
 		return checkout.Commit{}, ctx.Err()
 	}
@@ -57,9 +57,8 @@ func (b *bench) Apply(ctx context.Context, subject string, _ []byte) (checkout.C
 		return checkout.Commit{}, &checkout.ApplyError{Subject: subject, Reason: "virt/kvm/vfio.c, the hunk of line 7", Hunk: "@@ -7,7 +7,7 @@\n-a\n+b"}
 	}
 	n := 0
-	_, err := fmt.Sscanf(b.at, "k%d", &n)
+	_, err := fmt.Sscanf(on.Tree, "k%d", &n)
 	assert.NilError(b.t, err)
-	b.at = fmt.Sprintf("k%d", n+1)
 	if b.applied != nil {
 		b.applied(n + 1)
 	}

@@ -30,6 +30,7 @@ type Checkout struct {
 	tree string // the user's, absolute
 	dir  string
 	held *flock.Lock
+	on   string // the commit that aside and HEAD are at; "": not known
 }
 
 // Commit is one commit.
@@ -276,32 +277,62 @@ func (c *Checkout) Changes(ctx context.Context) (int, error) {
 
 // Go makes the files those of a commit. Only files that differ are written, so that make finds old what is old.
 func (c *Checkout) Go(ctx context.Context, commit Commit) error {
+	c.on = ""
 	if _, err := c.git(ctx, nil, "reset", "--quiet", "--hard", commit.Hash); err != nil {
 		return fmt.Errorf("check out %s: %w", commit.Short(), err)
 	}
 	if _, err := c.git(ctx, nil, "clean", "--quiet", "-ffdx"); err != nil {
 		return fmt.Errorf("check out %s: %w", commit.Short(), err)
 	}
-	if !isKernel(c.dir) {
+	return c.isKernel(ctx, commit)
+}
+
+// isKernel looks into a commit.
+func (c *Checkout) isKernel(ctx context.Context, commit Commit) error {
+	makefile, err := c.git(ctx, nil, "cat-file", "blob", commit.Hash+":Makefile")
+	if err == nil && versionLine.MatchString(makefile) {
+		_, err = c.git(ctx, nil, "cat-file", "-e", commit.Hash+":Kconfig")
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	if err != nil || !versionLine.MatchString(makefile) {
 		return &TreeError{c.tree, commit.Short() + " is no kernel: there is no Makefile with VERSION, or no Kconfig", "give a git tree of Linux"}
 	}
 	return nil
 }
 
-func isKernel(dir string) bool {
-	makefile, err := os.ReadFile(filepath.Join(dir, "Makefile"))
-	if err != nil || !versionLine.Match(makefile) {
-		return false
-	}
-	_, err = os.Stat(filepath.Join(dir, "Kconfig"))
-	return err == nil
-}
-
 var versionLine = regexp.MustCompile(`(?m)^VERSION\s*=\s*[0-9]+`)
 
-// Apply applies a mailed patch on top of what is checked out. If it does not apply the error is an *ApplyError,
-// and the files are what they were.
-func (c *Checkout) Apply(ctx context.Context, subject string, message []byte) (Commit, error) {
+// stand has patches apply to a commit: in an index of their own, beside which only the files that a patch touches are
+// written. Whether a series applies is then known at once, and not when the whole of Linux has been checked out.
+func (c *Checkout) stand(ctx context.Context, on Commit) error {
+	if c.on == on.Hash {
+		return nil
+	}
+	if err := c.isKernel(ctx, on); err != nil {
+		return err
+	}
+	c.on = ""
+	if err := errors.Join(os.RemoveAll(c.inGit("aside")), os.MkdirAll(c.inGit("aside", "tree"), 0o755)); err != nil {
+		return err
+	}
+	if _, err := c.aside(ctx, nil, "update-ref", "HEAD", on.Hash); err != nil {
+		return err
+	}
+	if _, err := c.aside(ctx, nil, "read-tree", on.Hash); err != nil {
+		return err
+	}
+	c.on = on.Hash
+	return nil
+}
+
+// Apply gives the commit that a mailed patch makes of another. If it does not apply the error is an *ApplyError. The
+// files in Dir are what they were: Go takes them to the commit.
+func (c *Checkout) Apply(ctx context.Context, on Commit, subject string, message []byte) (Commit, error) {
+	if err := c.stand(ctx, on); err != nil {
+		return Commit{}, err
+	}
 	var mbox bytes.Buffer
 	mbox.WriteString("From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001\n")
 	for line := range bytes.Lines(message) {
@@ -310,19 +341,19 @@ func (c *Checkout) Apply(ctx context.Context, subject string, message []byte) (C
 		}
 		mbox.Write(line)
 	}
-	_, err := c.git(ctx, &mbox, "am", "--quiet", "--no-3way", "--no-gpg-sign", "--patch-format=mboxrd")
+	c.on = ""
+	_, err := c.aside(ctx, &mbox, "am", "--quiet", "--no-3way", "--no-gpg-sign", "--patch-format=mboxrd")
 	if err == nil {
-		return c.show(ctx, "HEAD")
+		made, err := c.show(ctx, "HEAD")
+		c.on = made.Hash
+		return made, err
 	}
 	var said *gitError
 	if ctx.Err() != nil || !errors.As(err, &said) || errors.Is(err, errNoRoom) {
 		return Commit{}, err
 	}
 	failed := c.explain(ctx, subject, said.stderr)
-	// --abort would go back as well, but not where git am has not come so far as to keep a state.
-	if _, err := c.git(ctx, nil, "reset", "--quiet", "--hard", "HEAD"); err != nil {
-		return Commit{}, err
-	}
+	// --abort would tidy up as well, but not where git am has not come so far as to keep a state.
 	if err := os.RemoveAll(c.inGit("rebase-apply")); err != nil {
 		return Commit{}, err
 	}
@@ -352,7 +383,7 @@ func (c *Checkout) explain(ctx context.Context, subject, stderr string) *ApplyEr
 	if e.Reason == "" {
 		e.Reason = lastLine(stderr)
 	}
-	diff, err := c.git(ctx, nil, "am", "--show-current-patch=diff")
+	diff, err := c.aside(ctx, nil, "am", "--show-current-patch=diff")
 	if err != nil {
 		return e // no diff was found in the message
 	}
@@ -362,7 +393,7 @@ func (c *Checkout) explain(ctx context.Context, subject, stderr string) *ApplyEr
 		e.Hunk = hunk(diff, e.File, e.Line)
 		e.Reason = fmt.Sprintf("%s, the hunk of line %d: %s", e.File, e.Line, strings.ReplaceAll(e.Reason, e.File+": ", ""))
 	}
-	_, err = c.git(ctx, strings.NewReader(diff+"\n"), "apply", "--check", "--reverse")
+	_, err = c.aside(ctx, strings.NewReader(diff+"\n"), "apply", "--cached", "--check", "--reverse")
 	e.Applied = err == nil
 	return e
 }

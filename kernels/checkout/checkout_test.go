@@ -90,10 +90,14 @@ func TestPatchAppliesBesideTheUsersCheckout(t *testing.T) {
 	assert.NilError(t, c.Go(t.Context(), found))
 	old, err := os.Stat(filepath.Join(c.Dir(), "same.c"))
 	assert.NilError(t, err)
-	got, err := c.Apply(t.Context(), "vfio: change five", message)
+	got, err := c.Apply(t.Context(), found, "vfio: change five", message)
 	assert.NilError(t, err)
 	assert.Equal(t, got.Tree, want)
 	assert.Equal(t, got.Subject, "vfio: change five")
+	written, err := filepath.Glob(c.inGit("aside", "tree", "*"))
+	assert.NilError(t, err)
+	assert.DeepEqual(t, written, []string{c.inGit("aside", "tree", "virt")})
+	assert.NilError(t, c.Go(t.Context(), got))
 	data, err := os.ReadFile(filepath.Join(c.Dir(), "virt/kvm/vfio.c"))
 	assert.NilError(t, err)
 	assert.Assert(t, cmp.Contains(string(data), "\n5\n"))
@@ -104,7 +108,7 @@ func TestPatchAppliesBesideTheUsersCheckout(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, now.ModTime().Equal(old.ModTime()))
 
-	again, err := c.Apply(t.Context(), "vfio: change five", message)
+	again, err := c.Apply(t.Context(), found, "vfio: change five", message)
 	assert.NilError(t, err)
 	assert.Equal(t, again.Hash, got.Hash, "the same patch on the same base is the same commit")
 	assert.DeepEqual(t, listing(t, r.dir), before)
@@ -134,7 +138,7 @@ func TestFailingHunkIsNamed(t *testing.T) {
 	found, err := c.Find(t.Context(), base)
 	assert.NilError(t, err)
 	assert.NilError(t, c.Go(t.Context(), found))
-	_, err = c.Apply(t.Context(), "vfio: change five", message)
+	_, err = c.Apply(t.Context(), found, "vfio: change five", message)
 	var failed *ApplyError
 	assert.Assert(t, errors.As(err, &failed), "%v", err)
 	assert.Equal(t, failed.File, "virt/kvm/vfio.c")
@@ -158,7 +162,7 @@ func TestPatchThatTheTreeHasIsSaidToBeThere(t *testing.T) {
 	found, err := c.Find(t.Context(), "HEAD")
 	assert.NilError(t, err)
 	assert.NilError(t, c.Go(t.Context(), found))
-	_, err = c.Apply(t.Context(), "vfio: change five", r.mail())
+	_, err = c.Apply(t.Context(), found, "vfio: change five", r.mail())
 	assert.ErrorContains(t, err, "the tree has this change already")
 }
 
@@ -171,9 +175,9 @@ func TestPatchOfAMissingFileAndMailWithoutDiff(t *testing.T) {
 	found, err := c.Find(t.Context(), base)
 	assert.NilError(t, err)
 	assert.NilError(t, c.Go(t.Context(), found))
-	_, err = c.Apply(t.Context(), "change", r.mail())
+	_, err = c.Apply(t.Context(), found, "change", r.mail())
 	assert.ErrorContains(t, err, "new.c: does not exist in index")
-	_, err = c.Apply(t.Context(), "words", []byte("From: a@b\nSubject: words\n\nonly words\n"))
+	_, err = c.Apply(t.Context(), found, "words", []byte("From: a@b\nSubject: words\n\nonly words\n"))
 	var failed *ApplyError
 	assert.Assert(t, errors.As(err, &failed), "%v", err)
 	assert.NilError(t, c.Go(t.Context(), found))
@@ -231,6 +235,50 @@ func TestWhatIsNoTree(t *testing.T) {
 	found, err := c.Find(t.Context(), "HEAD")
 	assert.NilError(t, err)
 	assert.ErrorContains(t, c.Go(t.Context(), found), "is no kernel: there is no Makefile with VERSION")
+	_, err = c.Apply(t.Context(), found, "x", []byte("From: a@b\nSubject: x\n\n"))
+	assert.ErrorContains(t, err, "is no kernel: there is no Makefile with VERSION", "that is what is wrong, not the patch")
+}
+
+// Whether a series applies is known before anything of Linux is checked out, and when something else is.
+func TestPatchesApplyWithoutACheckout(t *testing.T) {
+	r := newRepo(t)
+	base := r.git("rev-parse", "HEAD")
+	var mails [][]byte
+	var trees []string
+	for _, five := range []string{"5", "V"} {
+		r.commit("five is "+five, map[string]string{"virt/kvm/vfio.c": "one\ntwo\nthree\nfour\n" + five + "\nsix\nseven\neight\n", "new/" + five: five})
+		mails, trees = append(mails, r.mail()), append(trees, r.git("rev-parse", "HEAD^{tree}"))
+	}
+	c := open(t, r.dir)
+	start, err := c.Find(t.Context(), base)
+	assert.NilError(t, err)
+	series := func() (Commit, error) {
+		one, err := c.Apply(t.Context(), start, "1", mails[0])
+		assert.NilError(t, err)
+		assert.Equal(t, one.Tree, trees[0])
+		two, err := c.Apply(t.Context(), one, "2", mails[1])
+		assert.NilError(t, err)
+		assert.Equal(t, two.Tree, trees[1])
+		return c.Apply(t.Context(), two, "1", mails[0])
+	}
+	_, err = series()
+	assert.ErrorContains(t, err, "new/5: already exists in index")
+	_, err = os.Stat(filepath.Join(c.Dir(), "Makefile"))
+	assert.Assert(t, errors.Is(err, os.ErrNotExist))
+
+	assert.NilError(t, c.Go(t.Context(), start))
+	_, err = series()
+	assert.ErrorContains(t, err, "new/5: already exists in index")
+	data, err := os.ReadFile(filepath.Join(c.Dir(), "virt/kvm/vfio.c"))
+	assert.NilError(t, err)
+	assert.Assert(t, cmp.Contains(string(data), "\nfive\n"))
+	// Between two patches, the files may go elsewhere.
+	one, err := c.Apply(t.Context(), start, "1", mails[0])
+	assert.NilError(t, err)
+	assert.NilError(t, c.Go(t.Context(), start))
+	two, err := c.Apply(t.Context(), one, "2", mails[1])
+	assert.NilError(t, err)
+	assert.Equal(t, two.Tree, trees[1])
 }
 
 func TestShallowTree(t *testing.T) {
@@ -325,6 +373,8 @@ func TestRepositoryThatIsOfNoUseIsMadeAnew(t *testing.T) {
 			c, err = Open(t.Context(), root, r.dir, nil)
 			assert.NilError(t, err)
 			defer c.Close()
+			_, err = c.Apply(t.Context(), found, "words", []byte("From: a@b\nSubject: words\n\nonly words\n"))
+			assert.Assert(t, errors.As(err, new(*ApplyError)), "%v", err)
 			err = c.Go(t.Context(), found)
 			data, fault := os.ReadFile(filepath.Join(r.dir, "same.c"))
 			assert.NilError(t, fault)

@@ -41,6 +41,12 @@ func (c *Checkout) git(ctx context.Context, stdin io.Reader, args ...string) (st
 	return run(ctx, c.dir, []string{"GIT_DIR=" + c.inGit(), "GIT_WORK_TREE=" + c.dir}, stdin, args...)
 }
 
+// aside runs git on the working copy's repository, but on the index and the few files that patches are applied to.
+func (c *Checkout) aside(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+	tree := c.inGit("aside", "tree")
+	return run(ctx, tree, []string{"GIT_DIR=" + c.inGit(), "GIT_WORK_TREE=" + tree, "GIT_INDEX_FILE=" + c.inGit("aside", "index")}, stdin, args...)
+}
+
 // ask runs git on the user's repository, which it only reads.
 func (c *Checkout) ask(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, c.tree, nil, nil, args...)
