@@ -12,7 +12,8 @@ func (c *Cache) Builds() string { return c.path("builds") }
 // Sources is the folder for sources that no user has: worktrees, and what came out of packages.
 func (c *Cache) Sources() string { return c.path("sources") }
 
-// AddBuild imports what make left in the output folder dir, as the SPEC build:NAME. origin says what was built.
+// AddBuild imports what make left in the output folder dir, as the SPEC build:NAME. origin says what was built. What had
+// that name before stays, as long as there is room for it.
 func (c *Cache) AddBuild(ctx context.Context, name, dir, origin string, progress func(string)) (Kernel, error) {
 	s, err := parseSpec(buildPrefix + name)
 	if err != nil {
@@ -27,6 +28,14 @@ func (c *Cache) AddBuild(ctx context.Context, name, dir, origin string, progress
 		return Kernel{}, fmt.Errorf("kernel %q: %w", s, err)
 	}
 	k.Spec = s.String()
+	old, err := c.Trim(unnamedLimit)
+	if err != nil { // this kernel is built
+		progress(err.Error())
+	}
+	if len(old.Kernels) > 0 {
+		progress(fmt.Sprintf("removed %d kernels of earlier builds, %d MB, that were not used for longest: %d MB of those that no name leads to any more are kept",
+			len(old.Kernels), old.Bytes>>20, unnamedLimit>>20))
+	}
 	return k, nil
 }
 

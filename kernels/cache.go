@@ -99,6 +99,9 @@ func (c *Cache) resolve(ctx context.Context, text string, progress func(string),
 	}
 	if s.kind == specHash {
 		k, err := c.Show(s.version)
+		if err == nil {
+			used(k)
+		}
 		k.Spec = text
 		return k, err
 	}
@@ -390,7 +393,11 @@ func (c *Cache) publish(from string, e entry, s spec, print string) (Kernel, err
 	if err := WriteFile(c.specFile(s), append(data, '\n')); err != nil {
 		return Kernel{}, err
 	}
-	return loadKernel(to)
+	k, err := loadKernel(to)
+	if err == nil {
+		used(k)
+	}
+	return k, err
 }
 
 // specs gives the remembered SPECs by the hash they lead to.
@@ -510,9 +517,42 @@ func (c *Cache) Remove(ref string) error {
 	return nil
 }
 
+// used notes that a kernel is used, for Trim. A cache that cannot be written to is none to be trimmed.
+func used(k Kernel) {
+	now := time.Now()
+	_ = os.Chtimes(k.Dir, now, now)
+}
+
+// Hold keeps a kernel in the cache, to which no SPEC may lead any more, until release is called or the process ends.
+func (c *Cache) Hold(k Kernel) (release func(), err error) {
+	held, ok, err := flock.TryShareDir(k.Dir)
+	if err == nil && ok {
+		if _, err = os.Stat(k.Dir); err == nil {
+			used(k)
+			return held.Unlock, nil
+		}
+		held.Unlock()
+	}
+	if !ok && err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = errors.New("it was removed from the cache")
+	}
+	return nil, fmt.Errorf("hold kernel %s (%s): %w", k.Release, k.Hash[:12], err)
+}
+
+// errHeld says that a kernel cannot be removed now.
+var errHeld = errors.New("a series that is running needs it")
+
 // remove forgets the SPECs first and then takes the entry away in one step, so that a reader sees it whole
 // or not at all. The caller holds the entries' lock.
 func (c *Cache) remove(k Kernel) error {
+	alone, ok, err := flock.TryDir(k.Dir)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return errHeld
+	}
+	defer alone.Unlock()
 	for _, text := range k.Specs {
 		s, err := parseSpec(text)
 		if err != nil {
@@ -565,7 +605,7 @@ type Pruned struct {
 	Bytes   int64
 }
 
-// Prune removes kernels that no SPEC leads to any more (an older build of a tree, a superseded package), what
+// Prune removes kernels that no SPEC leads to any more (an older build of a tree, a superseded package) and nobody holds, what
 // killed imports left, and the package lists, which the next Add fetches again. keep, if not nil, can save a
 // kernel.
 func (c *Cache) Prune(keep func(Kernel) bool) (Pruned, error) {
@@ -586,22 +626,59 @@ func (c *Cache) Prune(keep func(Kernel) bool) (Pruned, error) {
 		return p, fmt.Errorf("prune kernels: %w", err)
 	}
 	defer held.Unlock()
+	err = c.removeUnnamed(&p, func(k Kernel) bool { return keep != nil && keep(k) })
+	return p, err
+}
+
+// unnamedLimit is how many bytes of kernels that no SPEC leads to are kept: of every patch of a series, for the next
+// series that has it. It is 64 kernels of the base flavour.
+const unnamedLimit = 512 << 20
+
+// Trim removes kernels that no SPEC leads to until the others have no more than limit bytes, those first that were
+// not used for longest.
+func (c *Cache) Trim(limit int64) (Pruned, error) {
+	var p Pruned
+	held, err := flock.Take(context.Background(), c.path("locks", "entries"), nil)
+	if err != nil {
+		return p, fmt.Errorf("trim kernels: %w", err)
+	}
+	defer held.Unlock()
+	room := limit
+	err = c.removeUnnamed(&p, func(k Kernel) bool {
+		room -= DiskUsage(k.Dir)
+		return room >= 0
+	})
+	return p, err
+}
+
+// removeUnnamed removes the kernels that no SPEC leads to, nobody holds and keep does not want, which is asked for the
+// one that was used last first. The caller holds the entries' lock.
+func (c *Cache) removeUnnamed(p *Pruned, keep func(Kernel) bool) error {
 	kernels, err := c.List()
 	if err != nil {
-		return p, err
+		return err
 	}
+	last := map[string]time.Time{}
 	for _, k := range kernels {
-		if len(k.Specs) > 0 || keep != nil && keep(k) {
+		if info, err := os.Stat(k.Dir); err == nil {
+			last[k.Hash] = info.ModTime()
+		}
+	}
+	slices.SortStableFunc(kernels, func(a, b Kernel) int { return last[b.Hash].Compare(last[a.Hash]) })
+	for _, k := range kernels {
+		if len(k.Specs) > 0 || keep(k) {
 			continue
 		}
 		size := DiskUsage(k.Dir)
-		if err := c.remove(k); err != nil {
-			return p, fmt.Errorf("prune kernel %s: %w", k.Release, err)
+		if err := c.remove(k); errors.Is(err, errHeld) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("remove kernel %s: %w", k.Release, err)
 		}
 		p.Kernels = append(p.Kernels, k)
 		p.Bytes += size
 	}
-	return p, nil
+	return nil
 }
 
 // DiskUsage is what the files below name occupy; files that vanish meanwhile occupy nothing.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -565,6 +566,58 @@ func TestUsageAndPrune(t *testing.T) {
 	k, err := c.Show(dir)
 	assert.NilError(t, err)
 	assert.Equal(t, k.Hash, third.Hash)
+	assertIdle(t, c)
+}
+
+// Kernels that no name leads to are kept as long as there is room: those that were used last, and those that are held.
+func TestTrim(t *testing.T) {
+	c := testCache(t)
+	dir := tree(t, fakeKernel(t, "6.9.1"))
+	var all []Kernel
+	for n := range 5 {
+		assert.NilError(t, os.WriteFile(filepath.Join(dir, "boot/config-6.9.1"), fmt.Appendf(nil, "CONFIG_NR_CPUS=%d\n", n), 0o644))
+		k := resolve(t, c, dir)
+		long := time.Now().Add(time.Duration(n-10) * time.Hour)
+		assert.NilError(t, os.Chtimes(k.Dir, long, long))
+		all = append(all, k)
+	}
+	size := DiskUsage(all[0].Dir)
+	there := func() (list []int) {
+		for n, k := range all {
+			if _, err := os.Stat(k.Dir); err == nil {
+				list = append(list, n)
+			}
+		}
+		return list
+	}
+	trim := func(limit int64) int {
+		t.Helper()
+		p, err := c.Trim(limit)
+		assert.NilError(t, err)
+		assert.Equal(t, p.Bytes, int64(len(p.Kernels))*size)
+		return len(p.Kernels)
+	}
+	assert.Equal(t, trim(4*size), 0, "the fifth has a name")
+
+	_, err := c.Resolve(t.Context(), all[0].HashSpec(), nil)
+	assert.NilError(t, err)
+	release, err := c.Hold(all[1])
+	assert.NilError(t, err)
+	long := time.Now().Add(-time.Hour * 100)
+	assert.NilError(t, os.Chtimes(all[1].Dir, long, long))
+	assert.Equal(t, trim(2*size), 1)
+	assert.DeepEqual(t, there(), []int{0, 1, 3, 4}) // 0 was used, 1 is held, 3 is younger than 2, 4 has a name
+	assert.ErrorContains(t, c.Remove(all[1].Hash), "a series that is running needs it")
+	p, err := c.Prune(nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(p.Kernels), 2)
+	assert.DeepEqual(t, there(), []int{1, 4})
+
+	release()
+	assert.Equal(t, trim(0), 1)
+	assert.DeepEqual(t, there(), []int{4})
+	_, err = c.Hold(all[1])
+	assert.ErrorContains(t, err, "it was removed from the cache")
 	assertIdle(t, c)
 }
 

@@ -406,6 +406,46 @@ func TestEarlierSeriesIsReused(t *testing.T) {
 	assert.Equal(t, gone.Report.Reused, 0)
 }
 
+// What no series takes from the store any more goes; what one does stays.
+func TestPruneOfTheStore(t *testing.T) {
+	b := newBench(t, map[string]map[string]string{"x": {"k1": "a"}, "y": {}})
+	index, runs := filepath.Join(b.dir, "index"), filepath.Join(b.dir, "runs")
+	build := func(s *Series) *Series {
+		s.BuildKey = func(flavour string) (string, error) { return flavour, nil }
+		s.Kernel = func(hash string) (kernels.Kernel, bool) {
+			return kernels.Kernel{Release: "6.12.0-base", Hash: hash}, true
+		}
+		return s
+	}
+	prune := func() Pruned {
+		t.Helper()
+		p, err := Prune(t.Context(), index, runs, func(hash string) bool { return hash != "k1-base" })
+		assert.NilError(t, err)
+		return p
+	}
+	assert.Equal(t, prune(), Pruned{}, "no series yet")
+	assert.NilError(t, build(b.series(1, None)).Go(t.Context())) // x 4 and 4, y 1 and 1
+	fresh := build(b.series(1, None))
+	fresh.Store = NewStore(index, runs, "x", true)
+	assert.NilError(t, fresh.Go(t.Context()))
+	assert.Equal(t, fresh.Report.Ran, 10)
+	assert.Equal(t, prune(), Pruned{Cells: 10, Builds: 3}, "--fresh replaced them; a kernel is gone")
+	assert.Equal(t, prune(), Pruned{})
+
+	again := build(b.series(1, None))
+	assert.NilError(t, again.Go(t.Context()))
+	assert.Equal(t, again.Report.Reused, 10, "all that fresh ran")
+	assert.DeepEqual(t, summary(again.Report), summary(fresh.Report))
+
+	assert.NilError(t, os.RemoveAll(filepath.Join(runs, fresh.Report.Runs[0]))) // the first run of the base: x and y
+	assert.Equal(t, prune().Cells, 2)
+	assert.NilError(t, os.RemoveAll(runs))
+	assert.Equal(t, prune().Cells, 8)
+	left, err := filepath.Glob(filepath.Join(index, "*.jsonl"))
+	assert.NilError(t, err)
+	assert.DeepEqual(t, left, []string{filepath.Join(index, "builds.jsonl")}) // k0 is there
+}
+
 func TestKernelThatWasBuiltIsNotBuiltAgain(t *testing.T) {
 	b := newBench(t, map[string]map[string]string{"x": {}})
 	made := "gcc 12"

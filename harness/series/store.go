@@ -3,6 +3,7 @@ package series
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -10,8 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/nestbed/nestbed/harness/plan"
+	"github.com/nestbed/nestbed/kernels"
+	"github.com/nestbed/nestbed/kernels/flock"
 	"github.com/nestbed/nestbed/results"
 	"github.com/nestbed/nestbed/results/record"
 )
@@ -128,6 +133,11 @@ func (s *Store) append(name string, v any) error {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
+	held, err := flock.Share(context.Background(), filepath.Join(s.dir, lockFile), nil)
+	if err != nil {
+		return err
+	}
+	defer held.Unlock()
 	f, err := os.OpenFile(s.file(name), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
@@ -135,6 +145,9 @@ func (s *Store) append(name string, v any) error {
 	_, err = f.Write(append(data, '\n'))
 	return errors.Join(err, f.Close())
 }
+
+// lockFile is what all who append hold together, and Prune for itself.
+const lockFile = "lock"
 
 // maxLine is more than a cell's line has.
 const maxLine = 1 << 20
@@ -178,6 +191,105 @@ func (s *Store) load(kernel string) {
 			s.cells[l.Key] = append(s.cells[l.Key], sample{run: l.Run, old: true, cell: l.Cell})
 		}
 	})
+}
+
+// Pruned is what Prune removed from a store.
+type Pruned struct {
+	Cells  int // notes of a cell's run
+	Builds int // notes of a kernel that was built
+}
+
+// Prune removes from the store in dir, which need not exist, what no series will take from it: cells whose run's folder is gone, or
+// that --fresh has put others in the place of, and kernels that there says are not in the cache.
+func Prune(ctx context.Context, dir, runs string, there func(hash string) bool) (p Pruned, err error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil || len(names) == 0 {
+		return p, err
+	}
+	held, err := flock.Take(ctx, filepath.Join(dir, lockFile), nil)
+	if err != nil {
+		return p, err
+	}
+	defer held.Unlock()
+	s := NewStore(dir, runs, "", false)
+	for _, file := range names {
+		name := strings.TrimSuffix(filepath.Base(file), ".jsonl")
+		var kept [][]byte
+		gone := 0
+		if name == builds {
+			kept, gone = s.liveBuilds(there)
+			p.Builds += gone
+		} else {
+			kept, gone = s.liveCells(name)
+			p.Cells += gone
+		}
+		switch {
+		case len(kept) == 0:
+			err = os.Remove(file)
+		case gone > 0:
+			err = kernels.WriteFile(file, append(bytes.Join(kept, []byte("\n")), '\n'))
+		}
+		if err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// liveCells gives the lines of a kernel's file that load would take, and how many others there are.
+func (s *Store) liveCells(name string) (kept [][]byte, gone int) {
+	type cell struct {
+		line
+		text []byte
+	}
+	var cells []cell
+	all := 0
+	s.lines(name, func(text []byte) {
+		all++
+		var l line
+		if json.Unmarshal(text, &l) != nil || l.Schema != storeSchema {
+			return
+		}
+		if l.Reset {
+			cells = slices.DeleteFunc(cells, func(c cell) bool { return c.Key == l.Key })
+		}
+		cells = append(cells, cell{l, text})
+	})
+	for _, c := range cells {
+		if s.evidence(c.line) {
+			kept = append(kept, c.text)
+		}
+	}
+	return kept, all - len(kept)
+}
+
+// liveBuilds gives the lines of the file of kernels that Built would answer by.
+func (s *Store) liveBuilds(there func(hash string) bool) (kept [][]byte, gone int) {
+	last := map[string][]byte{}
+	var order []string
+	all := 0
+	s.lines(builds, func(text []byte) {
+		all++
+		var b build
+		if json.Unmarshal(text, &b) != nil || b.Schema != buildSchema {
+			return
+		}
+		if !there(b.Hash) {
+			delete(last, b.Key)
+			return
+		}
+		if last[b.Key] == nil {
+			order = append(order, b.Key)
+		}
+		last[b.Key] = text
+	})
+	for _, key := range order {
+		if text := last[key]; text != nil {
+			kept = append(kept, text)
+			delete(last, key)
+		}
+	}
+	return kept, all - len(kept)
 }
 
 // evidence says whether the run's folder is still there.

@@ -57,13 +57,18 @@ func lock(ctx context.Context, name string, how int, waiting func()) (*Lock, err
 // Unlock lets the next one in.
 func (l *Lock) Unlock() { l.f.Close() }
 
-// TryDir takes the lock of a folder, or says that somebody holds it.
-func TryDir(name string) (*Lock, bool, error) {
+// TryDir takes the lock of a folder for oneself, or says that somebody holds it.
+func TryDir(name string) (*Lock, bool, error) { return tryDir(name, unix.LOCK_EX) }
+
+// TryShareDir takes the lock of a folder beside others who share it, or says that somebody holds it alone.
+func TryShareDir(name string) (*Lock, bool, error) { return tryDir(name, unix.LOCK_SH) }
+
+func tryDir(name string, how int) (*Lock, bool, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, false, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, false, nil

@@ -2,12 +2,16 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/harness/series"
+	"github.com/nestbed/nestbed/kernels"
 	"github.com/nestbed/nestbed/kernels/build"
+	"github.com/nestbed/nestbed/results/render"
 )
 
 func newCache() *cobra.Command {
@@ -19,6 +23,9 @@ func newCache() *cobra.Command {
 	}
 	var builds bool
 	prune := &cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, unpacked kernels, initramfs files", Args: cobra.NoArgs,
+		Long: `Removes what can be made again: kernels that no SPEC names any more (those of the patches of a series, unless one is
+running), package lists, unpacked kernels and initramfs files; and from what series remember, the cells whose runs
+are gone. Without it, builds keep 512 MB of kernels that nothing names any more, those that were used last.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cachePrune(cmd, builds) }}
 	prune.Flags().BoolVar(&builds, "builds", false, "also the folders that kernels are built in, and their sources; the next builds compile everything")
 	cmd.AddCommand(
@@ -77,7 +84,20 @@ func cachePrune(cmd *cobra.Command, builds bool) error {
 		return err
 	}
 	for _, k := range pruned.Kernels {
-		fmt.Fprintf(cmd.OutOrStdout(), "removed kernel %s\n", k.Release)
+		fmt.Fprintf(cmd.OutOrStdout(), "removed kernel %s (%s, %s)\n", k.Release, k.Hash[:12], render.Escape(k.Origin))
+	}
+	left, err := cache.List()
+	if err != nil {
+		return err
+	}
+	forgot, err := series.Prune(cmd.Context(), h.seriesIndex(""), h.runs, func(hash string) bool {
+		return slices.ContainsFunc(left, func(k kernels.Kernel) bool { return k.Hash == hash })
+	})
+	if err != nil {
+		return fmt.Errorf("prune what series remember: %w", err)
+	}
+	if forgot != (series.Pruned{}) {
+		fmt.Fprintf(cmd.OutOrStdout(), "forgot %d runs of cells and %d builds of earlier series\n", forgot.Cells, forgot.Builds)
 	}
 	if builds {
 		p, err := build.Prune(cache)

@@ -97,3 +97,6 @@ func (h home) series(output string) string {
 	}
 	return filepath.Join(filepath.Dir(h.runs), "series")
 }
+
+// seriesIndex is the folder of what series remember of earlier ones.
+func (h home) seriesIndex(output string) string { return filepath.Join(h.series(output), "index") }

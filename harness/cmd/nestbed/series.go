@@ -203,7 +203,9 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 		return err
 	}
 	root := t.home.series(f.output)
-	builder := &seriesBuilder{tree: tree.Dir(), build: (&build.Builder{
+	held := &heldKernels{t.kernels, map[string]func(){}}
+	defer held.release()
+	builder := &seriesBuilder{tree: tree.Dir(), hold: held.hold, build: (&build.Builder{
 		Cache: t.kernels, Progress: build.Progress{Say: status.say, Compiled: status.compiled},
 	}).Build}
 	run := &seriesRunner{flags: f.cellFlags, tools: t, version: qemuVersion, program: req.Program, files: files, told: program, stderr: stderr}
@@ -211,10 +213,13 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 		Request: req, Tree: tree, Say: status.say, Report: report,
 		Builder:  builder,
 		Runner:   run,
-		Store:    series.NewStore(filepath.Join(root, "index"), t.home.runs, identity, f.fresh),
+		Store:    series.NewStore(t.home.seriesIndex(f.output), t.home.runs, identity, f.fresh),
 		BuildKey: buildKey(ctx),
 		Kernel: func(hash string) (kernels.Kernel, bool) {
 			k, err := t.kernels.Show(hash)
+			if err == nil {
+				err = held.hold(k)
+			}
 			if err != nil {
 				return k, false
 			}
@@ -355,6 +360,7 @@ type seriesBuilder struct {
 	tree   string
 	dir    string // of the report: the next build writes over the log of one that failed
 	build  func(context.Context, build.Request) (build.Result, error)
+	hold   func(kernels.Kernel) error
 	failed int // builds
 }
 
@@ -374,8 +380,32 @@ func (b *seriesBuilder) Build(ctx context.Context, dir, flavour string) (kernels
 	}
 	if err == nil {
 		r.Kernel.Spec = r.Kernel.HashSpec() // the build's name is the next patch's in a moment
+		err = b.hold(r.Kernel)
 	}
 	return r.Kernel, err
+}
+
+// heldKernels are the kernels of a series, which stay in the cache until it ends.
+type heldKernels struct {
+	cache *kernels.Cache
+	held  map[string]func() // releases, by hash
+}
+
+func (h *heldKernels) hold(k kernels.Kernel) error {
+	if h.held[k.Hash] != nil {
+		return nil
+	}
+	release, err := h.cache.Hold(k)
+	if err == nil {
+		h.held[k.Hash] = release
+	}
+	return err
+}
+
+func (h *heldKernels) release() {
+	for _, release := range h.held {
+		release()
+	}
 }
 
 // keep copies the log of a build that failed to where it stays.
