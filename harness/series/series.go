@@ -43,7 +43,12 @@ type BuildError struct {
 	Log   string // path of the whole log, "" where there is none
 }
 
-func (e *BuildError) Error() string { return "does not build: " + e.First }
+func (e *BuildError) Error() string {
+	if e.Log == "" {
+		return e.First
+	}
+	return e.First + "\nall of it is in " + e.Log
+}
 
 // Runner runs cells of one kernel, all of the catalogue or all of the reproducer, and writes them down as one run. A cell that was not brought to a verdict is
 // missing in what it returns. The error is one of the host, and comes with the cells that were finished.
@@ -216,8 +221,22 @@ func (s *Series) apply(ctx context.Context) (whole bool, err error) {
 	for i, p := range s.Patches {
 		c, err := s.Tree.Apply(ctx, on, p.Subject, p.Message)
 		if failed, ok := errors.AsType[*checkout.ApplyError](err); ok {
-			s.Report.Stages = append(s.Report.Stages, effect.Stage{Patch: i + 1, Subject: p.Subject, Rejected: rejection(failed)})
-			s.Say(fmt.Sprintf("%s (%s) does not apply: %s", s.nth(i+1), p.Subject, failed.Reason))
+			later, err := s.before(ctx, on, i)
+			if err != nil {
+				return false, err
+			}
+			why := []string{failed.Reason}
+			if failed.Applied {
+				why[0] += " (the tree has this change already)"
+			}
+			if later > 0 {
+				why = append(why, fmt.Sprintf("it does behind patch %d (%s): are they out of order?", later+1, s.Patches[later].Subject))
+			}
+			s.Say(fmt.Sprintf("%s (%s) does not apply: %s", s.nth(i+1), p.Subject, strings.Join(why, "; ")))
+			if failed.Hunk != "" {
+				why = append(why, failed.Hunk)
+			}
+			s.Report.Stages = append(s.Report.Stages, effect.Stage{Patch: i + 1, Subject: p.Subject, Rejected: strings.Join(why, "\n")})
 			return false, nil
 		} else if err != nil {
 			return false, err
@@ -229,15 +248,22 @@ func (s *Series) apply(ctx context.Context) (whole bool, err error) {
 	return true, nil
 }
 
-func rejection(e *checkout.ApplyError) string {
-	text := e.Reason
-	if e.Applied {
-		text += " (the tree has this change already)"
+// before finds a later patch behind which patch n applies, which it does not on the commit by itself; 0 if none is.
+func (s *Series) before(ctx context.Context, on checkout.Commit, n int) (later int, err error) {
+	const far = 10 // patches that are tried, a second each
+	for i := n + 1; i < min(n+1+far, len(s.Patches)); i++ {
+		c, err := s.Tree.Apply(ctx, on, s.Patches[i].Subject, s.Patches[i].Message)
+		if err == nil {
+			_, err = s.Tree.Apply(ctx, c, s.Patches[n].Subject, s.Patches[n].Message)
+		}
+		if err == nil {
+			return i, nil
+		}
+		if !errors.As(err, new(*checkout.ApplyError)) {
+			return 0, err
+		}
 	}
-	if e.Hunk != "" {
-		text += "\n" + e.Hunk
-	}
-	return text
+	return 0, nil
 }
 
 func (s *Series) stage(c checkout.Commit, st effect.Stage) {
@@ -263,11 +289,11 @@ func (s *Series) build(ctx context.Context) error {
 			k, old, err := s.kernel(ctx, st, flavour)
 			b := effect.Build{Flavour: flavour, Seconds: time.Since(began).Seconds()}
 			if failed, ok := errors.AsType[*BuildError](err); ok {
-				if i == 0 {
-					return fmt.Errorf("the base does not build (%s), so there is nothing to compare with: %w", flavour, err)
-				}
 				b.Failure, b.Log = failed.First, failed.Log
 				s.Report.Stages[i].Builds = append(s.Report.Stages[i].Builds, b)
+				if i == 0 {
+					return fmt.Errorf("the base does not build (%s), so there is nothing to compare with: %w", flavour, failed)
+				}
 				first, _, _ := strings.Cut(failed.First, "\n")
 				text := fmt.Sprintf("%s (%s) does not build (%s): %s", s.nth(i), st.commit.Subject, flavour, first)
 				if failed.Log != "" {

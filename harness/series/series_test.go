@@ -34,6 +34,7 @@ type bench struct {
 	t       *testing.T
 	at      string
 	rejects string            // the subject that does not apply
+	needs   map[string]string // subjects, and that which one must be behind at once
 	breaks  string            // the tree that does not build
 	same    map[string]string // trees that make the same kernel as another
 	builds  []string
@@ -53,7 +54,7 @@ func (b *bench) Apply(ctx context.Context, on checkout.Commit, subject string, _
 	if ctx.Err() != nil {
 		return checkout.Commit{}, ctx.Err()
 	}
-	if subject == b.rejects {
+	if subject == b.rejects || b.needs[subject] != "" && b.needs[subject] != on.Subject {
 		return checkout.Commit{}, &checkout.ApplyError{Subject: subject, Reason: "virt/kvm/vfio.c, the hunk of line 7", Hunk: "@@ -7,7 +7,7 @@\n-a\n+b"}
 	}
 	n := 0
@@ -62,7 +63,9 @@ func (b *bench) Apply(ctx context.Context, on checkout.Commit, subject string, _
 	if b.applied != nil {
 		b.applied(n + 1)
 	}
-	return commit(n + 1), nil
+	made := commit(n + 1)
+	made.Subject = subject
+	return made, nil
 }
 
 func commit(n int) checkout.Commit {
@@ -326,6 +329,16 @@ func TestPatchThatDoesNotApply(t *testing.T) {
 	assert.Equal(t, len(b.builds), 0, "nothing is compiled for a series that does not apply")
 }
 
+// A patch that stands before the one it needs is told from one that is for another tree.
+func TestPatchesOutOfOrder(t *testing.T) {
+	b := newBench(t, map[string]map[string]string{"x": {}})
+	b.needs = map[string]string{"change 2": "change 4"}
+	s := b.series(5, Smoke)
+	assert.NilError(t, s.Go(t.Context()))
+	assert.Equal(t, s.Report.Stages[2].Rejected, "virt/kvm/vfio.c, the hunk of line 7\nit does behind patch 4 (change 4): are they out of order?\n@@ -7,7 +7,7 @@\n-a\n+b")
+	assert.Equal(t, s.Report.ExitStatus(), 1)
+}
+
 // What the host can do is known before an hour of compiling.
 func TestHostIsLookedAtBeforeTheBuild(t *testing.T) {
 	b := newBench(t, map[string]map[string]string{"x": {}})
@@ -351,7 +364,9 @@ func TestPatchThatDoesNotBuild(t *testing.T) {
 	b = newBench(t, map[string]map[string]string{"x": {}})
 	b.breaks = "k0"
 	s = b.series(1, None)
-	assert.ErrorContains(t, s.Go(t.Context()), "the base does not build (base), so there is nothing to compare with")
+	assert.Error(t, s.Go(t.Context()), "the base does not build (base), so there is nothing to compare with: vfio.c:7: error: 'x' undeclared\nall of it is in /log")
+	assert.Equal(t, s.Report.Stages[0].Builds[0].Failure, "vfio.c:7: error: 'x' undeclared")
+	assert.DeepEqual(t, s.Report.NotDone, []string{"1 of 2 kernels not built, from patch 1 of 1 (base) on", "nothing was run"})
 	assert.Equal(t, s.Report.ExitStatus(), 2)
 }
 
@@ -508,7 +523,8 @@ func TestEndedSeriesSaysWhatWasNotDone(t *testing.T) {
 	}{
 		{name: "applying", each: None, applied: 2, notDone: []string{"patches 3 to 4 were not applied, nothing was built or run"}},
 		{name: "applying the last", each: None, applied: 3, notDone: []string{"patch 4 was not applied, nothing was built or run"}},
-		{name: "building", each: None, said: "patch 1 of 4 (change 1), kasan", notDone: []string{"6 of 10 kernels not built, from patch 2 of 4, base on", "nothing was run"}},
+		{name: "building", each: None, said: "patch 1 of 4 (change 1), kasan", notDone: []string{"6 of 10 kernels not built, from patch 2 of 4 (base) on", "nothing was run"}},
+		{name: "before building", each: None, said: "4 patches: applied", notDone: []string{"no kernel was built, nothing was run"}},
 		{name: "the first run", each: None, runs: 0, cells: 2, notDone: []string{"4 of 6 cells not run on the base", "6 of 6 cells not run on the end"}},
 		{name: "the second run", each: None, runs: 1, cells: 2, want: []string{"x: no verdict 0/1 -> 1/1 by 0", "y: still failing 1/1 -> 1/1 by 0"},
 			notDone: []string{"3 of 6 cells not run on the base", "4 of 6 cells not run on the end", "1 cell that differs was not repeated often enough to say what became of it"}},

@@ -17,10 +17,12 @@ func (s *Series) undone() ([]string, error) {
 	for i, st := range s.Report.Stages {
 		built += len(st.Builds)
 		if first == "" && len(st.Builds) < len(s.Flavours) {
-			first = fmt.Sprintf("%s, %s", s.nth(i), s.Flavours[len(st.Builds)])
+			first = fmt.Sprintf("%s (%s)", s.nth(i), s.Flavours[len(st.Builds)])
 		}
 	}
-	if all := len(s.stages) * len(s.Flavours); built < all {
+	if all := len(s.stages) * len(s.Flavours); built == 0 {
+		return []string{"no kernel was built, nothing was run"}, nil
+	} else if built < all {
 		out = append(out, fmt.Sprintf("%d of %s not built, from %s on", all-built, count(all, "kernel", "kernels"), first))
 	}
 	places := []string{"the base", "the patches between", "the end"}
@@ -44,10 +46,13 @@ func (s *Series) undone() ([]string, error) {
 				place = places[2]
 			}
 			for _, c := range cells {
+				if c.Skip != "" {
+					continue
+				}
 				asked[place]++
 				if s.silent(c) {
 					missing[place]++
-				} else if c.Skip == "" {
+				} else {
 					ran = true
 				}
 			}

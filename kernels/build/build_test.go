@@ -532,7 +532,7 @@ func TestComplaints(t *testing.T) {
 ***
 scripts/Kconfig.include:44: Sorry, this C compiler is not supported.
 make[2]: *** [/src/scripts/kconfig/Makefile:85: olddefconfig] Error 1
-`, "***\n*** C compiler is too old.\n***   Your gcc version:    4.8.5\n***   Minimum gcc version: 5.1.0\n***"},
+`, "C compiler is too old.\nYour gcc version:    4.8.5\nMinimum gcc version: 5.1.0"},
 		{"modpost", `  MODPOST Module.symvers
 ERROR: modpost: "kvm_put_kvm" [drivers/vfio/vfio.ko] undefined!
 make[3]: *** [scripts/Makefile.modpost:145: Module.symvers] Error 1

@@ -90,12 +90,26 @@ func (l *listener) has(k kind) bool {
 	return false
 }
 
+// unframed takes away the frame of stars that the tree's own scripts put around what they say.
+func unframed(lines []string) []string {
+	var out []string
+	for _, s := range lines {
+		if text, ok := strings.CutPrefix(s, "***"); ok {
+			s = strings.TrimSpace(text)
+		}
+		if s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // first is the most telling complaint, or the last words.
 func (l *listener) first() string {
 	for k := range kinds {
 		for _, f := range l.found {
 			if f.kind == k {
-				return strings.Join(f.lines, "\n")
+				return strings.Join(unframed(f.lines), "\n")
 			}
 		}
 	}

@@ -284,11 +284,11 @@ func (c *Checkout) Go(ctx context.Context, commit Commit) error {
 	if _, err := c.git(ctx, nil, "clean", "--quiet", "-ffdx"); err != nil {
 		return fmt.Errorf("check out %s: %w", commit.Short(), err)
 	}
-	return c.isKernel(ctx, commit)
+	return c.IsKernel(ctx, commit)
 }
 
-// isKernel looks into a commit.
-func (c *Checkout) isKernel(ctx context.Context, commit Commit) error {
+// IsKernel is a *TreeError if a commit holds no kernel.
+func (c *Checkout) IsKernel(ctx context.Context, commit Commit) error {
 	makefile, err := c.git(ctx, nil, "cat-file", "blob", commit.Hash+":Makefile")
 	if err == nil && versionLine.MatchString(makefile) {
 		_, err = c.git(ctx, nil, "cat-file", "-e", commit.Hash+":Kconfig")
@@ -309,9 +309,6 @@ var versionLine = regexp.MustCompile(`(?m)^VERSION\s*=\s*[0-9]+`)
 func (c *Checkout) stand(ctx context.Context, on Commit) error {
 	if c.on == on.Hash {
 		return nil
-	}
-	if err := c.isKernel(ctx, on); err != nil {
-		return err
 	}
 	c.on = ""
 	if err := errors.Join(os.RemoveAll(c.inGit("aside")), os.MkdirAll(c.inGit("aside", "tree"), 0o755)); err != nil {

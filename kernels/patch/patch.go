@@ -229,7 +229,7 @@ func assemble(name string, all []message) (Series, error) {
 		case m.diff:
 			s.Patches = append(s.Patches, m.Patch)
 		case m.N > 0:
-			return Series{}, &OrderError{name, fmt.Sprintf("patch %d/%d (%s) holds no diff: was it sent as an attachment?", m.N, m.M, m.Subject)}
+			return Series{}, &OrderError{name, fmt.Sprintf("patch %d/%d (%s) holds no diff: was it sent as an attachment, or is the file cut?", m.N, m.M, m.Subject)}
 		case len(all) > 1:
 			cover = &all[i] // letters whose subject has no numbers
 		}

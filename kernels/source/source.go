@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -86,6 +87,9 @@ func Open(ctx context.Context, cache *kernels.Cache, text, rev string, say func(
 		return nil, err
 	}
 	if rev != "" {
+		if _, err := exec.LookPath("git"); err != nil {
+			return nil, errors.New("git not found: apt-get install git")
+		}
 		if git == nil {
 			return nil, &Error{text, "--rev " + rev + " asks for a git tree, and this is none", "leave --rev out to build it as it is"}
 		}

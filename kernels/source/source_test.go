@@ -230,6 +230,14 @@ func TestOpenRefuses(t *testing.T) {
 	assert.ErrorContains(t, err, "there is no revision")
 }
 
+func TestRevisionWithoutGit(t *testing.T) {
+	dir := write(t, filepath.Join(t.TempDir(), "linux"), kernelFiles)
+	t.Setenv("PATH", t.TempDir())
+	_, err := Open(t.Context(), cache(t), dir, "HEAD", func(string) {})
+	assert.ErrorContains(t, err, "git not found: apt-get install git")
+	open(t, cache(t), dir, "")
+}
+
 func TestOutputOfABuildIsTakenAsItIs(t *testing.T) {
 	dir := write(t, t.TempDir(), map[string]string{"arch/x86/boot/bzImage": "", ".config": ""})
 	got, _ := open(t, cache(t), dir, "")

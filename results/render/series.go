@@ -285,7 +285,7 @@ func standing(r effect.Report) string {
 	for _, s := range r.Stages {
 		if s.Rejected != "" {
 			first, _, _ := strings.Cut(s.Rejected, "\n")
-			return fmt.Sprintf("Patch %d (%s) does not apply: %s. Nothing was run.", s.Patch, s.Subject, first)
+			return fmt.Sprintf("Patch %d (%s) does not apply: %s. Nothing was run.", s.Patch, s.Subject, strings.TrimSuffix(first, "."))
 		}
 	}
 	var bad []string
@@ -293,7 +293,11 @@ func standing(r effect.Report) string {
 		for _, b := range s.Builds {
 			if b.Failure != "" {
 				first, _, _ := strings.Cut(b.Failure, "\n")
-				bad = append(bad, fmt.Sprintf("Patch %d (%s) does not build (%s): %s.", s.Patch, s.Subject, b.Flavour, first))
+				what := fmt.Sprintf("Patch %d", s.Patch)
+				if s.Patch == 0 {
+					what = "The base"
+				}
+				bad = append(bad, fmt.Sprintf("%s (%s) does not build (%s): %s.", what, s.Subject, b.Flavour, strings.TrimSuffix(first, ".")))
 			}
 		}
 	}

@@ -159,7 +159,7 @@ not done     the patch at which 1 cell turned was not searched for
 	text := letter(t, r)
 	assert.Assert(t, cmp.Contains(text, "Not every patch was tried: 1 of 3 apply.\n\n  not complete: ended by interrupt\n  not done: patches 2 to 3"), text)
 	r = seriesReport(0)
-	r.Trouble, r.NotDone = []string{"ended by interrupt"}, []string{"1 of 4 kernels not built, from patch 3 of 3, base on", "nothing was run"}
+	r.Trouble, r.NotDone = []string{"ended by interrupt"}, []string{"1 of 4 kernels not built, from patch 3 of 3 (base) on", "nothing was run"}
 	r.Stages[3].Builds = nil
 	text = letter(t, r)
 	assert.Assert(t, cmp.Contains(text, "Not every patch was built.\n\n  not complete: ended by interrupt\n  not done: 1 of 4 kernels"), text)

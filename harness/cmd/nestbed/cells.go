@@ -133,10 +133,15 @@ func (p *prepared) run(ctx context.Context, r *runner.Runner, stdout, stderr io.
 	reported := report(run)
 	if runErr != nil {
 		complain(stderr, fmt.Errorf("the run ended early: %w", runErr))
-		return statusError(2)
+		return toldError{runErr}
 	}
 	return reported
 }
+
+// toldError is an error that the user was told: it ends the command without another word.
+type toldError struct{ error }
+
+func (e toldError) Unwrap() []error { return []error{e.error, statusError(2)} }
 
 // eachJSON writes the cells that have a verdict.
 func eachJSON(w io.Writer, run *results.Run) error {

@@ -185,6 +185,9 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	if err := f.stand(ctx, tree, mailed, &req); err != nil {
 		return err
 	}
+	if err := tree.IsKernel(ctx, req.Base); err != nil {
+		return err
+	}
 	req.BaseName = tree.Describe(ctx, req.Base)
 	for _, note := range mailed.Notes {
 		status.say(note)
@@ -208,13 +211,14 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	builder := &seriesBuilder{tree: tree.Dir(), hold: held.hold, build: (&build.Builder{
 		Cache: t.kernels, Progress: build.Progress{Say: status.say, Compiled: status.compiled},
 	}).Build}
+	tools := sync.OnceValues(func() (build.Toolchain, error) { return build.FindToolchain(ctx) })
 	run := &seriesRunner{flags: f.cellFlags, tools: t, version: qemuVersion, program: req.Program, files: files, told: program, stderr: stderr}
 	s := &series.Series{
 		Request: req, Tree: tree, Say: status.say, Report: report,
 		Builder:  builder,
 		Runner:   run,
 		Store:    series.NewStore(t.home.seriesIndex(f.output), t.home.runs, identity, f.fresh),
-		BuildKey: buildKey(ctx),
+		BuildKey: buildKey(tools),
 		Kernel: func(hash string) (kernels.Kernel, bool) {
 			k, err := t.kernels.Show(hash)
 			if err == nil {
@@ -228,6 +232,9 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 		},
 	}
 	s.Prepare = func(ctx context.Context) (err error) {
+		if _, err := tools(); err != nil {
+			return err
+		}
 		if run.accel, err = t.doctor.Choose(ctx); err != nil {
 			return err
 		}
@@ -244,6 +251,9 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	}
 	builder.dir = dir
 	failed := s.Go(ctx)
+	if last := report.Stages[len(report.Stages)-1]; last.Rejected != "" && f.base == "" && mailed.Base == "" {
+		status.say("the series names no base-commit, so that it was applied to HEAD: --base REV takes another")
+	}
 	status.end()
 	if err := writeSeries(dir, report); err != nil {
 		return errors.Join(failed, err)
@@ -257,7 +267,7 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 	case err != nil:
 		return err
 	case failed != nil:
-		if ctx.Err() == nil { // the signal is named last
+		if ctx.Err() == nil && !errors.As(failed, new(toldError)) { // a signal is named last
 			complain(stderr, failed)
 		}
 		return statusError(2)
@@ -280,6 +290,9 @@ func (f seriesFlags) read(stdin io.Reader) (patch.Series, error) {
 			return patch.Series{}, err
 		}
 		defer file.Close()
+		if info, err := file.Stat(); err == nil && info.IsDir() {
+			return patch.Series{}, fmt.Errorf("%s: is a folder: --patches %s reads the patches in it", f.mbox, f.mbox)
+		}
 		return patch.ReadMbox(f.mbox, file)
 	}
 	return patch.Series{}, nil
@@ -331,8 +344,7 @@ func seriesIdentity(qemuVersion string, program *results.Program) (string, error
 }
 
 // buildKey names a flavour's configuration, the compiler and the linker.
-func buildKey(ctx context.Context) func(string) (string, error) {
-	tools := sync.OnceValues(func() (build.Toolchain, error) { return build.FindToolchain(ctx) })
+func buildKey(tools func() (build.Toolchain, error)) func(string) (string, error) {
 	return func(name string) (string, error) {
 		flavour, err := fragments.Named(name)
 		if err != nil {
