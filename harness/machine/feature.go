@@ -16,7 +16,7 @@ type feature interface {
 // features of the machine, in the order of argv. The IOMMU comes before the devices that it translates.
 func (m Machine) features(w wiring) []feature {
 	fs := []feature{
-		board{name: m.Name, accel: m.Accel, cpu: m.CPU, memoryMB: m.MemoryMB, vcpus: m.VCPUs},
+		board{name: m.Name, accel: m.Accel, cpu: m.CPU, memoryMB: m.MemoryMB, vcpus: m.VCPUs, memory: m.Memory},
 		sandbox{},
 		endings{},
 		diagnosis{},
@@ -55,6 +55,7 @@ type board struct {
 	accel           Accel
 	cpu             string
 	memoryMB, vcpus int
+	memory          Memory
 }
 
 func (b board) args() []string {
@@ -72,15 +73,25 @@ func (b board) args() []string {
 		// make every page walk longer.
 		cpu = "max,svm=on,la57=off"
 	}
-	return []string{
-		"-name", "nestbed-" + b.name,
+	q35 := "q35,usb=off,sata=off,smbus=off,vmport=off,smm=off"
+	var memory []string
+	if b.memory.File != "" {
+		share := "on"
+		if b.memory.Private {
+			share = "off"
+		}
+		q35 += ",memory-backend=ram"
+		memory = []string{"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s", b.memoryMB, b.memory.File, share)}
+	}
+	return append(memory,
+		"-name", "nestbed-"+b.name,
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,smm=off",
+		"-machine", q35,
 		"-accel", accel,
 		"-cpu", cpu,
 		"-smp", fmt.Sprint(b.vcpus),
 		"-m", fmt.Sprintf("%dM", b.memoryMB),
-	}
+	)
 }
 
 func (b board) words() []string {
@@ -279,10 +290,18 @@ type wiring interface {
 	trace(event string) []string
 }
 
-type inherited struct{}
+// inherited goes on with the logs of a guest's life before if again is set.
+type inherited struct{ again bool }
 
-func (inherited) console() []string { return []string{"-chardev", "file,id=serial,path=" + ConsoleLog} }
-func (inherited) kmsg() []string    { return []string{"-chardev", "file,id=kmsg,path=" + KmsgLog} }
+func (in inherited) console() []string { return in.log("serial", ConsoleLog) }
+func (in inherited) kmsg() []string    { return in.log("kmsg", KmsgLog) }
+func (in inherited) log(id, path string) []string {
+	arg := fmt.Sprintf("file,id=%s,path=%s", id, path)
+	if in.again {
+		arg += ",append=on"
+	}
+	return []string{"-chardev", arg}
+}
 func (inherited) socket(id, _ string, n int) []string {
 	return []string{"-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, 3+n)}
 }

@@ -58,6 +58,15 @@ type Machine struct {
 	NoIntRemap    bool     // the IOMMU does not remap interrupts; virtio's never does
 	NVMeSubsystem bool     // there is one, for a Device that belongs to it
 	Channels      []string // virtio-serial ports wired to inherited sockets, by name, see FDs
+
+	Memory   Memory // where the guest's memory is
+	Incoming bool   // QEMU waits for a saved state instead of booting, and goes on with the logs that are there
+}
+
+// Memory is where a guest's memory is. The zero value is memory of QEMU's own.
+type Memory struct {
+	File    string // absolute path of a file as large as the memory, which QEMU maps
+	Private bool   // what the guest writes is its own (copy on write); otherwise it goes into the file
 }
 
 // named lists the machines that a user can name, in the order in which help shows them.
@@ -113,10 +122,14 @@ func (m Machine) Validate() error {
 	if names := m.FDs(); len(slices.Compact(slices.Sorted(slices.Values(names)))) != len(names) {
 		return fmt.Errorf("machine %s: two channels of one name", m.Name)
 	}
-	for _, s := range append([]string{m.Kernel, m.Initrd, m.CPU}, m.Cmdline...) {
+	for _, s := range append([]string{m.Kernel, m.Initrd, m.CPU, m.Memory.File}, m.Cmdline...) {
 		if strings.ContainsAny(s, "\n\x00") {
 			return fmt.Errorf("machine %s: line break in %q", m.Name, s)
 		}
+	}
+	// A comma ends an option of QEMU's, and there is no way to quote one that every version understands.
+	if strings.Contains(m.Memory.File, ",") {
+		return fmt.Errorf("machine %s: a comma in %q", m.Name, m.Memory.File)
 	}
 	return nil
 }
@@ -128,12 +141,13 @@ func (m Machine) FDs() []string {
 
 // Args is QEMU's argument vector without the program. File names in it are relative to the folder that QEMU
 // runs in, except Kernel and Initrd.
-func (m Machine) Args() []string { return m.fold(inherited{}) }
+func (m Machine) Args() []string { return m.fold(inherited{again: m.Incoming}) }
 
 // Script is a shell script that starts the same machine by hand: the console is on the terminal (^A x ends
 // it) and in a file, inherited sockets become listening ones in the current folder. No file of a run that
-// is already in that folder is overwritten.
+// is already in that folder is overwritten. A machine that was restored is booted.
 func (m Machine) Script(binary string) string {
+	m.Memory, m.Incoming = Memory{}, false
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\n# Boots this guest again, by hand. ^A x ends it; the sockets and logs are by-hand.* here.\n")
 	b.WriteString(quote(binary))
@@ -153,6 +167,9 @@ func (m Machine) fold(w wiring) []string {
 	for _, f := range m.features(w) {
 		args = append(args, f.args()...)
 		words = append(words, f.words()...)
+	}
+	if m.Incoming {
+		args = append(args, "-incoming", "defer")
 	}
 	if m.Kernel == "" {
 		return args
