@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net"
 	"sync"
@@ -38,6 +39,7 @@ type Phase string
 // The phases of Connect, named after what is waited for in each.
 const (
 	PhaseReady   Phase = "ready"   // the kernel boots: init has not said a word
+	PhasePrepare Phase = "prepare" // init does what Prepare asks for
 	PhaseServing Phase = "serving" // init runs and has the host's answer
 	PhaseSSH     Phase = "ssh"     // the SSH handshake
 )
@@ -53,6 +55,7 @@ type BootError struct {
 func (e *BootError) Error() string {
 	what := map[Phase]string{
 		PhaseReady:   "the guest's init never said that it runs",
+		PhasePrepare: "the guest did not come to an end with its preparation",
 		PhaseServing: "the guest's init runs but does not serve SSH",
 		PhaseSSH:     "the SSH handshake with the guest did not end",
 	}[e.Phase]
@@ -76,6 +79,14 @@ func (e *ProtocolError) Unwrap() error { return e.Err }
 // maxProblems bounds what is kept of init's complaints.
 const maxProblems = 20
 
+// Waiting is a guest whose init runs and waits for the host's word: it has no key and serves nothing yet. A
+// guest is saved and restored in this state.
+type Waiting struct {
+	conns Conns
+	ready control.Ready
+	lines *bufio.Reader
+}
+
 // Guest is a guest that serves SSH. Its methods may be used from several goroutines.
 type Guest struct {
 	conns   Conns
@@ -93,66 +104,158 @@ type Guest struct {
 	problems []string
 }
 
-// Connect waits until init is ready, welcomes it with the time, a seed and fresh keys, and logs in. It
-// owns the connections from here on: it closes them when it fails, Close does otherwise. The errors are a
-// *BootError, a *ProtocolError or one of this host.
-func Connect(ctx context.Context, conns Conns) (*Guest, error) {
-	g := &Guest{conns: conns}
-	g.closing, g.shut = context.WithCancel(context.Background())
+// Await waits until the init of a guest that boots is ready. It owns the connections from here on: it closes
+// them when it fails, the Waiting's methods and Guest.Close do otherwise. The errors are a *BootError, a *ProtocolError
+// or one of this host.
+func Await(ctx context.Context, conns Conns) (*Waiting, error) {
+	w := &Waiting{conns: conns, lines: bufio.NewReaderSize(conns.Control, control.MaxLine)}
+	err := w.interruptible(ctx, PhaseReady, func() error {
+		if err := readLine(w.lines, &w.ready); errors.As(err, new(*ProtocolError)) {
+			return err
+		} else if err != nil {
+			return &BootError{Phase: PhaseReady, Err: err}
+		}
+		if err := checkReady(w.ready); err != nil {
+			return &ProtocolError{Op: "ready", Err: err}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Resume takes up a guest that has been restored: it said ready before it was saved. It owns the connections as
+// Await does.
+func Resume(conns Conns, ready control.Ready) *Waiting {
+	return &Waiting{conns: conns, ready: ready, lines: bufio.NewReaderSize(conns.Control, control.MaxLine)}
+}
+
+// Ready is what the guest said when its init was ready.
+func (w *Waiting) Ready() control.Ready { return w.ready }
+
+// interruptible runs steps on the connections that ctx ends. When they fail the connections are closed.
+func (w *Waiting) interruptible(ctx context.Context, phase Phase, steps func() error) error {
 	stop := context.AfterFunc(ctx, func() {
 		past := time.Unix(1, 0)
-		_ = conns.Control.SetDeadline(past)
-		_ = conns.SSH.SetDeadline(past)
+		_ = w.conns.Control.SetDeadline(past)
+		_ = w.conns.SSH.SetDeadline(past)
 	})
-	err := g.connect(ctx)
-	if !stop() && err == nil {
-		err = g.bootError(PhaseSSH, ctx.Err())
+	err := steps()
+	if boot := new(BootError); !stop() && (err == nil || errors.As(err, &boot)) {
+		// The errors of a connection whose deadline ctx has set speak of i/o timeouts; ctx knows better.
+		if boot.Phase != "" {
+			phase = boot.Phase
+		}
+		err = &BootError{Phase: phase, Problems: boot.Problems, Err: ctx.Err()}
 	}
 	if err != nil {
+		_, _ = w.conns.Control.Close(), w.conns.SSH.Close()
+	}
+	return err
+}
+
+// File is a file for a guest.
+type File struct {
+	Name string // absolute, in the guest
+	Mode fs.FileMode
+	Data []byte
+}
+
+// Prepare puts files into the guest and runs a command there, before it is saved. What goes wrong with these in
+// the guest is a *PrepareError, after which the guest still waits; other errors are as of Await.
+func (w *Waiting) Prepare(ctx context.Context, files []File, command []string) error {
+	p := control.Prepare{Command: command}
+	for _, f := range files {
+		p.Files = append(p.Files, control.File{Name: f.Name, Mode: uint32(f.Mode.Perm()), Size: int64(len(f.Data))})
+	}
+	line, err := json.Marshal(control.Word{Prepare: &p})
+	if err != nil {
+		return err
+	}
+	if len(line) >= control.MaxLine {
+		return fmt.Errorf("prepare the guest: %d bytes of words", len(line))
+	}
+	var answer control.Notice
+	err = w.interruptible(ctx, PhasePrepare, func() error {
+		if _, err := w.conns.Control.Write(append(line, '\n')); err != nil {
+			return &BootError{Phase: PhasePrepare, Err: err}
+		}
+		for _, f := range files {
+			if _, err := w.conns.Control.Write(f.Data); err != nil {
+				return &BootError{Phase: PhasePrepare, Err: err}
+			}
+		}
+		if err := readLine(w.lines, &answer); errors.As(err, new(*ProtocolError)) {
+			return err
+		} else if err != nil {
+			return &BootError{Phase: PhasePrepare, Err: err}
+		}
+		if !answer.Prepared {
+			return &ProtocolError{Op: "prepare", Err: errors.New("another word in the place of the answer")}
+		}
+		return nil
+	})
+	if err == nil && answer.Problem != "" {
+		return &PrepareError{Problem: answer.Problem}
+	}
+	return err
+}
+
+// PrepareError is what went wrong in the guest while it was prepared, in its own words.
+type PrepareError struct{ Problem string }
+
+func (e *PrepareError) Error() string { return "prepare the guest: " + e.Problem }
+
+// Close gives the guest up.
+func (w *Waiting) Close() error {
+	return errors.Join(ignoreClosed(w.conns.SSH.Close()), ignoreClosed(w.conns.Control.Close()))
+}
+
+// Connect waits until init is ready and welcomes it. The errors are as of Await.
+func Connect(ctx context.Context, conns Conns) (*Guest, error) {
+	w, err := Await(ctx, conns)
+	if err != nil {
+		return nil, err
+	}
+	return w.Welcome(ctx)
+}
+
+// Welcome gives the guest the time, a seed and fresh keys, and logs in. The errors are as of Await; the
+// connections are the Guest's.
+func (w *Waiting) Welcome(ctx context.Context) (*Guest, error) {
+	g := &Guest{conns: w.conns, ready: w.ready}
+	g.closing, g.shut = context.WithCancel(context.Background())
+	if err := w.interruptible(ctx, PhaseSSH, func() error { return g.connect(w.lines) }); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *Guest) connect(ctx context.Context) error {
-	// The errors of a connection whose deadline ctx has set speak of i/o timeouts; ctx knows better.
-	boot := func(phase Phase, err error) error {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return g.bootError(phase, err)
-	}
-	lines := bufio.NewReaderSize(g.conns.Control, control.MaxLine)
-	if err := readLine(lines, &g.ready); errors.As(err, new(*ProtocolError)) {
-		return err
-	} else if err != nil {
-		return boot(PhaseReady, err)
-	}
-	if err := checkReady(g.ready); err != nil {
-		return &ProtocolError{Op: "ready", Err: err}
-	}
+func (g *Guest) connect(lines *bufio.Reader) error {
 	welcome, err := g.keys()
 	if err != nil {
 		return err
 	}
 	if _, err := g.conns.Control.Write(append(welcome, '\n')); err != nil {
-		return boot(PhaseServing, err)
+		return g.bootError(PhaseServing, err)
 	}
 	for serving := false; !serving; {
 		n, err := g.notice(lines)
 		if errors.As(err, new(*ProtocolError)) {
 			return err
 		} else if err != nil {
-			return boot(PhaseServing, err)
+			return g.bootError(PhaseServing, err)
 		}
 		serving = n.Serving
 	}
 	conn, channels, requests, err := ssh.NewClientConn(g.conns.SSH, "guest", g.config)
-	if op := new(net.OpError); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.As(err, &op) {
+	if op := new(net.OpError); err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &op) {
 		return &ProtocolError{Op: "ssh handshake", Err: err}
 	} else if err != nil {
-		return boot(PhaseSSH, err)
+		return g.bootError(PhaseSSH, err)
 	}
 	g.client = ssh.NewClient(conn, channels, requests)
 	g.tasks.Go(func() {
@@ -202,10 +305,10 @@ func (g *Guest) keys() ([]byte, error) {
 	}
 	seed := make([]byte, 64)
 	rand.Read(seed) // never fails
-	return json.Marshal(control.Welcome{
+	return json.Marshal(control.Word{Welcome: &control.Welcome{
 		Version: control.Version, Time: time.Now().UnixNano(), Seed: seed,
 		HostKey: pem.EncodeToMemory(block), ClientKey: string(ssh.MarshalAuthorizedKey(clientKey)),
-	})
+	}})
 }
 
 func checkReady(r control.Ready) error {

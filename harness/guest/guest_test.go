@@ -91,7 +91,7 @@ func (f *fake) take() error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(line, &f.welcome)
+	return json.Unmarshal(line, &control.Word{Welcome: &f.welcome})
 }
 
 // serve serves SSH with the keys of the welcome until the connection ends.
@@ -237,10 +237,10 @@ func TestConnectRefusesNonsense(t *testing.T) {
 	}{
 		"not JSON":         {[]any{"\x1b[2J"}, "control port: invalid character"},
 		"an endless line":  {[]any{strings.Repeat("x", 2*control.MaxLine)}, "line of more than 16384 bytes"},
-		"another version":  {[]any{control.Ready{Version: 2, Kernel: "6.12"}}, "version 2, this nestbed speaks 1"},
-		"no kernel":        {[]any{control.Ready{Version: 1}}, "kernel release of 0 bytes"},
-		"a long kernel":    {[]any{control.Ready{Version: 1, Kernel: strings.Repeat("6", 65)}}, "kernel release of 65 bytes"},
-		"a wrong uptime":   {[]any{control.Ready{Version: 1, Kernel: "6.12", Uptime: -1}}, "uptime -1 s"},
+		"another version":  {[]any{control.Ready{Version: 1, Kernel: "6.12"}}, "version 1, this nestbed speaks 2"},
+		"no kernel":        {[]any{control.Ready{Version: control.Version}}, "kernel release of 0 bytes"},
+		"a long kernel":    {[]any{control.Ready{Version: control.Version, Kernel: strings.Repeat("6", 65)}}, "kernel release of 65 bytes"},
+		"a wrong uptime":   {[]any{control.Ready{Version: control.Version, Kernel: "6.12", Uptime: -1}}, "uptime -1 s"},
 		"a wrong notice":   {[]any{ready, `[]`}, "cannot unmarshal array"},
 		"something on SSH": {[]any{ready, control.Notice{Serving: true}}, "ssh handshake"},
 	} {
@@ -259,6 +259,73 @@ func TestConnectRefusesNonsense(t *testing.T) {
 			assert.Assert(t, errors.As(err, &nonsense), "%v", err)
 			assert.ErrorContains(t, err, c.words)
 		})
+	}
+}
+
+// A guest that is prepared, saved and restored goes on where it was: it says no ready again.
+func TestPrepareAndResume(t *testing.T) {
+	f := newFake(t)
+	f.say(t, ready)
+	w, err := guest.Await(t.Context(), f.host)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, w.Ready(), ready)
+
+	heard := make(chan string, 1)
+	answer := func(text string) {
+		go func() {
+			line, _ := f.lines.ReadString('\n')
+			body := make([]byte, len("program"))
+			_, _ = io.ReadFull(f.lines, body)
+			heard <- line + string(body)
+			_, _ = io.WriteString(f.control, text+"\n")
+		}()
+	}
+	program := []guest.File{{Name: "/bin/agent", Mode: 0o755, Data: []byte("program")}}
+	answer(`{"prepared":true}`)
+	assert.NilError(t, w.Prepare(t.Context(), program, []string{"/bin/agent", "prepare"}))
+	assert.Equal(t, <-heard, `{"prepare":{"files":[{"name":"/bin/agent","mode":493,"size":7}],"command":["/bin/agent","prepare"]}}`+"\nprogram")
+	answer(`{"prepared":true,"problem":"no such module"}`)
+	err = w.Prepare(t.Context(), program, nil)
+	<-heard
+	assert.ErrorContains(t, err, "prepare the guest: no such module")
+	assert.Assert(t, errors.As(err, new(*guest.PrepareError)))
+
+	go func() {
+		if f.take() == nil {
+			_, _ = io.WriteString(f.control, `{"serving":true}`+"\n")
+		}
+		f.frozen = &valve{Conn: f.ssh, closed: make(chan struct{})}
+		_ = f.serve()
+	}()
+	g, err := guest.Resume(f.host, ready).Welcome(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, g.Kernel(), ready.Kernel)
+	out, err := g.Output(t.Context(), "echo here")
+	assert.NilError(t, err)
+	assert.Equal(t, string(out), "here\n")
+	assert.NilError(t, g.Close())
+}
+
+func TestPrepareGivesUp(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                     "did not come to an end with its preparation",
+		`{"serving":true}`:     "another word in the place of the answer",
+		`[]`:                   "cannot unmarshal array",
+		`{"prepared":"maybe"}`: "cannot unmarshal string",
+	} {
+		f := newFake(t)
+		f.say(t, ready)
+		w, err := guest.Await(t.Context(), f.host)
+		assert.NilError(t, err)
+		go func() {
+			if _, err := f.lines.ReadString('\n'); err == nil && text != "" {
+				_, _ = io.WriteString(f.control, text+"\n")
+			}
+			f.control.Close()
+		}()
+		assert.ErrorContains(t, w.Prepare(t.Context(), nil, []string{"/bin/true"}), want)
+		_, err = f.host.Control.Write(nil)
+		assert.Check(t, err != nil, "the connections are closed")
 	}
 }
 

@@ -171,24 +171,64 @@ func TestReadyAndWelcome(t *testing.T) {
 	assert.NilError(t, json.Unmarshal(said, &ready))
 	assert.Equal(t, ready.Version, control.Version)
 	assert.Check(t, ready.Kernel != "" && ready.Uptime > 0)
-	write(t, host, `{"version":1,"time":7}`+"\n")
-	welcome, err := line.welcome()
+	write(t, host, `{"welcome":{"version":2,"time":7}}`+"\n")
+	welcome, err := line.await()
 	assert.NilError(t, err)
 	assert.Equal(t, welcome.Time, int64(7))
 }
 
+// What a guest is to have before it is saved comes before the welcome; what goes wrong with it is said, and the
+// words behind it are still understood.
+func TestPrepare(t *testing.T) {
+	p, host := portPair(t)
+	line, err := newControlLine(p)
+	assert.NilError(t, err)
+	dir := t.TempDir()
+	script := "#!/bin/sh\ncat \"$0.data\" >" + dir + "/made\n"
+	prepare := func(name string, command ...string) {
+		w, err := json.Marshal(control.Word{Prepare: &control.Prepare{
+			Files: []control.File{
+				{Name: name, Mode: 0o755, Size: int64(len(script))},
+				{Name: name + ".data", Mode: 0o644, Size: 5},
+			},
+			Command: command,
+		}})
+		assert.NilError(t, err)
+		write(t, host, string(w)+"\n"+script+"data\n")
+	}
+	prepare(dir+"/script", dir+"/script")
+	prepare("/nowhere/script", "/nowhere/script")
+	prepare(dir+"/script", "/bin/sh", "-c", "echo is broken; exit 3")
+	prepare(dir + "/script")
+	write(t, host, `{"welcome":{"version":2,"time":7}}`+"\n")
+	welcome, err := line.await()
+	assert.NilError(t, err)
+	assert.Equal(t, welcome.Time, int64(7))
+	made, err := os.ReadFile(dir + "/made")
+	assert.NilError(t, err)
+	assert.Equal(t, string(made), "data\n")
+	answers := json.NewDecoder(host)
+	for _, want := range []string{"", "open /nowhere/script: no such file or directory", "/bin/sh -c echo is broken; exit 3: exit status 3: is broken", ""} {
+		var n control.Notice
+		assert.NilError(t, answers.Decode(&n))
+		assert.Check(t, n.Prepared)
+		assert.Equal(t, n.Problem, want)
+	}
+}
+
 func TestWelcomeRefuses(t *testing.T) {
 	for said, want := range map[string]string{
-		`{"version":2}` + "\n": "the host speaks version 2, this guest 1",
-		"no\n":                 "invalid character",
-		"":                     "the host hung up before it said welcome",
+		`{"welcome":{"version":9}}` + "\n": "the host speaks version 9, this guest 2",
+		`{"version":2}` + "\n":             "nothing that this guest knows",
+		"no\n":                             "invalid character",
+		"":                                 "the host hung up before it said welcome",
 	} {
 		p, host := portPair(t)
 		line, err := newControlLine(p)
 		assert.NilError(t, err)
 		write(t, host, said)
 		assert.NilError(t, unix.Shutdown(int(host.Fd()), unix.SHUT_WR))
-		_, err = line.welcome()
+		_, err = line.await()
 		assert.ErrorContains(t, err, want)
 	}
 }

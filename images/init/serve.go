@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,6 +47,9 @@ func (p *problems) take() []string {
 	return list
 }
 
+// environment is what the guest's programs have.
+var environment = []string{"PATH=" + layout.Path, "HOME=/root"}
+
 // serve is the whole life of a guest. It returns only an error, when it cannot go on.
 func serve() error {
 	var trouble problems
@@ -72,7 +77,7 @@ func serve() error {
 		return err
 	}
 	mountRest(&trouble) // while the host thinks about its answer
-	welcome, err := lines.welcome()
+	welcome, err := lines.await()
 	if err != nil {
 		return err
 	}
@@ -80,7 +85,7 @@ func serve() error {
 	trouble.add(seedRandom(welcome.Seed))
 	server, err := sshd.New(sshd.Config{
 		HostKey: welcome.HostKey, ClientKey: welcome.ClientKey, Power: power,
-		Env: []string{"PATH=" + layout.Path, "HOME=/root"},
+		Env: environment,
 	})
 	if err != nil {
 		return err
@@ -168,8 +173,30 @@ func (c *controlLine) ready() error {
 	})
 }
 
-func (c *controlLine) welcome() (control.Welcome, error) {
-	var w control.Welcome
+// await does what the host wants to have prepared until it says welcome.
+func (c *controlLine) await() (control.Welcome, error) {
+	for {
+		w, err := c.word()
+		switch {
+		case err != nil:
+			return control.Welcome{}, err
+		case w.Welcome != nil:
+			return *w.Welcome, nil
+		case w.Prepare == nil:
+			return control.Welcome{}, errors.New("control port: the host said nothing that this guest knows")
+		}
+		n := control.Notice{Prepared: true}
+		if err := c.prepare(*w.Prepare); err != nil {
+			n.Problem = err.Error()
+		}
+		if err := c.say(n); err != nil {
+			return control.Welcome{}, err
+		}
+	}
+}
+
+func (c *controlLine) word() (control.Word, error) {
+	var w control.Word
 	line, err := c.r.ReadSlice('\n')
 	if err == io.EOF {
 		err = errors.New("the host hung up before it said welcome")
@@ -177,13 +204,44 @@ func (c *controlLine) welcome() (control.Welcome, error) {
 	if err == nil {
 		err = json.Unmarshal(line, &w)
 	}
-	if err == nil && w.Version != control.Version {
-		err = fmt.Errorf("the host speaks version %d, this guest %d", w.Version, control.Version)
+	if err == nil && w.Welcome != nil && w.Welcome.Version != control.Version {
+		err = fmt.Errorf("the host speaks version %d, this guest %d", w.Welcome.Version, control.Version)
 	}
 	if err != nil {
 		return w, fmt.Errorf("control port: %w", err)
 	}
 	return w, nil
+}
+
+// prepare takes the files in and runs the command. All files are read in any case: the next word is behind them.
+func (c *controlLine) prepare(p control.Prepare) error {
+	var failed error
+	for _, f := range p.Files {
+		if err := c.receive(f); err != nil && failed == nil {
+			failed = err
+		}
+	}
+	if failed != nil || len(p.Command) == 0 {
+		return failed
+	}
+	cmd := exec.Command(p.Command[0], p.Command[1:]...)
+	cmd.Env = environment
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(p.Command, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+func (c *controlLine) receive(f control.File) error {
+	body := io.LimitReader(c.r, f.Size)
+	out, err := os.OpenFile(f.Name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, os.FileMode(f.Mode).Perm())
+	if err == nil {
+		_, err = io.Copy(out, body)
+		err = errors.Join(err, out.Close())
+	}
+	_, rest := io.Copy(io.Discard, body)
+	return errors.Join(err, rest)
 }
 
 // loadBootModules loads what layout.BootList names, in its order.

@@ -83,6 +83,7 @@ func init() { // help and the table need each other
 		"ls":        {"ls [FILE]...", ls},
 		"poweroff":  {"poweroff", func(se *session, _ []string, std streams) int { return se.power(false, std) }},
 		"ps":        {"ps", ps},
+		"quiesce":   {"quiesce WORD", func(_ *session, args []string, std streams) int { return each(args, std, quiesce) }},
 		"pwd":       {"pwd", func(se *session, _ []string, std streams) int { fmt.Fprintln(std.out, se.dir); return 0 }},
 		"reboot":    {"reboot", func(se *session, _ []string, std streams) int { return se.power(true, std) }},
 		"rm":        {"rm FILE...", rm},
@@ -202,6 +203,16 @@ func kill(_ *session, args []string, std streams) int {
 		}
 		return nil
 	})
+}
+
+// quiesce waits for what the end of a process has left to be done (a grace period of RCU, in which files and VMs
+// are freed) and then has the kernel print the word: whatever the kernel had to say before stands before it.
+func quiesce(word string) error {
+	for range 2 { // the first one's callbacks may have queued more
+		// MEMBARRIER_CMD_GLOBAL is synchronize_rcu. A kernel without it only waits less.
+		_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, 1, 0, 0)
+	}
+	return os.WriteFile("/dev/kmsg", []byte("<6>nestbed: quiet "+word+"\n"), 0)
 }
 
 func ls(se *session, args []string, std streams) int {
