@@ -20,6 +20,7 @@ const usage = `usage:
   agent run NAME [--variant V] [--scale F]   run a scenario
   agent exec [--device D]... [--name N] [--timeout T] [--reproducer] [--scale F] -- PROG [ARG]...
                                              run a program beside devices that are bound to vfio-pci
+  agent prepare [--exec] [MODULE]...         do what these begin with, before the guest is saved
   agent list                                 name the scenarios
   agent version                              what this agent was built from
   agent child NAME [ARG]...                  internal: a scenario's other process
@@ -63,6 +64,12 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}
 		env.In, env.Out = stdin, stdout
 		return status(lab.Execute(p.Scenario(), env))
+	case "prepare":
+		exec := len(args) > 0 && args[0] == "--exec"
+		if exec {
+			args = args[1:]
+		}
+		return status(lab.Prepare(args, exec, ""))
 	case "child":
 		if len(args) == 0 {
 			return misused("child: no name")

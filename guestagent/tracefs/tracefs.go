@@ -63,6 +63,18 @@ func Top(root string, kb int) (*Instance, error) {
 	return i, nil
 }
 
+// Attach takes an instance that is there as it is, buffers and events included; name is "" for the kernel's own.
+func Attach(root, name string) (*Instance, error) {
+	i := &Instance{dir: filepath.Join(root, "/sys/kernel/tracing")}
+	if name != "" {
+		i.dir = filepath.Join(i.dir, "instances", name)
+	}
+	if _, err := os.Stat(i.dir); err != nil {
+		return nil, fmt.Errorf("trace instance: %w", err)
+	}
+	return i, nil
+}
+
 // Set writes one of the instance's files: "options/stacktrace".
 func (i *Instance) Set(file, value string) error {
 	if err := os.WriteFile(filepath.Join(i.dir, file), []byte(value), 0); err != nil {

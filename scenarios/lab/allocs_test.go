@@ -24,11 +24,11 @@ const (
 func testLedger() *ledger {
 	l := newLedger()
 	l.kinds = map[int]kind{
-		allocEvent:  {(*ledger).takeAlloc, []int{8, 16}},
-		freeEvent:   {(*ledger).takeFree, []int{16}},
-		loadEvent:   {(*ledger).takeLoad, []int{12}},
-		startEvent:  {(*ledger).takeStart, nil},
-		finishEvent: {(*ledger).takeFinish, nil},
+		allocEvent:  {"alloc", []int{8, 16}},
+		freeEvent:   {"free", []int{16}},
+		loadEvent:   {"load", []int{12}},
+		startEvent:  {"start", nil},
+		finishEvent: {"finish", nil},
 	}
 	return l
 }

@@ -90,4 +90,8 @@ func (t *T) proveAlive(dev pci.Device, kind Device) {
 	t.mustHost("prove the device alive", err)
 	err = errors.Join(kind.alive(bar), bar.Close())
 	t.mustHost("prove the device alive", err)
+	// Evidence of which device it was, and how it was set up.
+	var space [256]byte
+	t.mustHost("prove the device alive", dev.Config().Read(space[:], 0))
+	t.stream.log(fmt.Sprintf("%s is %s, config space %x", kind.Name, dev.Address, space))
 }

@@ -47,9 +47,21 @@ type block struct {
 
 // kind is an event that the ledger takes, and where its fields are.
 type kind struct {
-	take func(*ledger, tracefs.Entry, []int)
+	what string // a key of takers
 	at   []int
 }
+
+// takers are what the ledger does with its events.
+var takers = map[string]func(*ledger, tracefs.Entry, []int){
+	"load":   (*ledger).takeLoad,
+	"start":  (*ledger).takeStart,
+	"finish": (*ledger).takeFinish,
+	"alloc":  (*ledger).takeAlloc,
+	"free":   (*ledger).takeFree,
+}
+
+// ledgerTrace is the name of the ledger's trace instance.
+const ledgerTrace = "nestbed-memory"
 
 // moduleSpace is where x86 puts modules without KASLR at the earliest: above the kernel's own text.
 const moduleSpace = 0xffffffffa0000000
@@ -57,7 +69,7 @@ const moduleSpace = 0xffffffffa0000000
 // openLedger starts it. It is opened before the modules under test are loaded: what they have for as long as
 // they are loaded is told from what a scenario left by counting both times.
 func openLedger(root string, kernel version) (*ledger, error) {
-	trace, err := tracefs.New(root, "nestbed-memory", 4096)
+	trace, err := tracefs.New(root, ledgerTrace, 4096)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +84,7 @@ func openLedger(root string, kernel version) (*ledger, error) {
 		if e.optional && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		k := kind{take: e.take}
+		k := kind{what: e.what}
 		for _, field := range e.fields {
 			at, missing := format.Offset(field)
 			err = cmp.Or(err, missing)
@@ -94,24 +106,24 @@ type ledgerEvent struct {
 	name, filter string
 	optional     bool
 	fields       []string
-	take         func(*ledger, tracefs.Entry, []int)
+	what         string // a key of takers
 }
 
 func ledgerEvents(root string, kernel version) ([]ledgerEvent, error) {
 	byModule := fmt.Sprintf("call_site >= %#x", uint64(moduleSpace))
 	events := []ledgerEvent{
-		{"module/module_load", "", false, []string{"name"}, (*ledger).takeLoad},
-		{"initcall/initcall_start", "", false, nil, (*ledger).takeStart},
-		{"initcall/initcall_finish", "", false, nil, (*ledger).takeFinish},
-		{"kmem/kmalloc", byModule, false, []string{"call_site", "ptr"}, (*ledger).takeAlloc},
-		{"kmem/kmem_cache_alloc", byModule, false, []string{"call_site", "ptr"}, (*ledger).takeAlloc},
+		{"module/module_load", "", false, []string{"name"}, "load"},
+		{"initcall/initcall_start", "", false, nil, "start"},
+		{"initcall/initcall_finish", "", false, nil, "finish"},
+		{"kmem/kmalloc", byModule, false, []string{"call_site", "ptr"}, "alloc"},
+		{"kmem/kmem_cache_alloc", byModule, false, []string{"call_site", "ptr"}, "alloc"},
 		// Up to 6.0 these have events of their own.
-		{"kmem/kmalloc_node", byModule, true, []string{"call_site", "ptr"}, (*ledger).takeAlloc},
-		{"kmem/kmem_cache_alloc_node", byModule, true, []string{"call_site", "ptr"}, (*ledger).takeAlloc},
+		{"kmem/kmalloc_node", byModule, true, []string{"call_site", "ptr"}, "alloc"},
+		{"kmem/kmem_cache_alloc_node", byModule, true, []string{"call_site", "ptr"}, "alloc"},
 		// The core frees on a module's behalf: kvfree, devres.
-		{"kmem/kfree", "ptr != 0", false, []string{"ptr"}, (*ledger).takeFree},
+		{"kmem/kfree", "ptr != 0", false, []string{"ptr"}, "free"},
 		// Not by call site either: a module's last call may be a jump, and then the core is what is returned to.
-		{"kmem/kmem_cache_free", "", false, []string{"ptr"}, (*ledger).takeFree},
+		{"kmem/kmem_cache_free", "", false, []string{"ptr"}, "free"},
 	}
 	// kvm_recalculate_apic_map is the first under test that uses it, seen in 7.2; the pointer is its second
 	// argument since 6.2. Older kernels are spared the probe, which costs a patch of the kernel's text.
@@ -120,7 +132,7 @@ func ledgerEvents(root string, kernel version) ([]ledgerEvent, error) {
 		if err != nil {
 			return nil, err
 		}
-		events = append(events, ledgerEvent{event, "", false, []string{"ptr"}, (*ledger).takeFree})
+		events = append(events, ledgerEvent{event, "", false, []string{"ptr"}, "free"})
 	}
 	return events, nil
 }
@@ -147,7 +159,7 @@ func (l *ledger) take(entries []tracefs.Entry) {
 	l.freed = map[uint64]uint64{}
 	for _, e := range entries {
 		if k, ok := l.kinds[e.Event()]; ok {
-			k.take(l, e, k.at)
+			takers[k.what](l, e, k.at)
 		}
 	}
 	for address, when := range before {

@@ -17,15 +17,18 @@ type moduleTrace struct {
 	shown map[string]int // how often, by module
 }
 
+// refsTrace is the name of the trace instance that it has beside a program of the user's.
+const refsTrace = "nestbed-modules"
+
 // watchRefs begins right before the baseline. A program of the user's may trace by itself: beside one, the
 // trace has an instance of its own.
 func watchRefs(root string, beside bool) *moduleTrace {
-	m := &moduleTrace{shown: map[string]int{}}
+	m := newModuleTrace("")
 	const kb = 1024
 	var trace *tracefs.Instance
 	var err error
 	if beside {
-		trace, err = tracefs.New(root, "nestbed-modules", kb)
+		trace, err = tracefs.New(root, refsTrace, kb)
 	} else {
 		trace, err = tracefs.Top(root, kb)
 	}
@@ -39,6 +42,8 @@ func watchRefs(root string, beside bool) *moduleTrace {
 	m.trace = trace
 	return m
 }
+
+func newModuleTrace(why string) *moduleTrace { return &moduleTrace{why: why, shown: map[string]int{}} }
 
 func traceRefs(trace *tracefs.Instance) error {
 	// The call site alone says __symbol_get, for whoever called symbol_get.

@@ -128,8 +128,23 @@ func (t *T) prepare(release string) error {
 	return nil
 }
 
-// arrange puts the traces in place and loads the modules.
-func (t *T) arrange() (err error) {
+// arrange puts the traces in place and loads the modules, as far as that was not done before the guest was saved.
+func (t *T) arrange() error {
+	done, err := t.takeUp()
+	if err == nil && !done {
+		err = t.setUp()
+	}
+	if err != nil {
+		return err
+	}
+	if t.refs.why != "" {
+		t.stream.log("module references are not traced: " + t.refs.why)
+	}
+	return nil
+}
+
+// setUp puts the traces in place and loads the modules.
+func (t *T) setUp() (err error) {
 	normal := hurry(t.env.Root)
 	defer func() { err = errors.Join(err, normal()) }()
 	// What is traced is in place before what is traced by it.
@@ -138,9 +153,6 @@ func (t *T) arrange() (err error) {
 		return err
 	}
 	t.refs = watchRefs(t.env.Root, t.scenario.Name == ExecName)
-	if t.refs.why != "" {
-		t.stream.log("module references are not traced: " + t.refs.why)
-	}
 	return nil
 }
 
