@@ -67,7 +67,8 @@ harness/symbols: results/record
 harness/machine: images/control
 harness/qemu: harness/machine harness/qmp
 harness/guest: results/record images/control harness/qmp
-harness/pool: harness/qemu harness/guest harness/machine harness/qmp harness/console results/record images images/control kernels
+harness/snapshot: images/control kernels/flock
+harness/pool: harness/snapshot harness/qemu harness/guest harness/machine harness/qmp harness/console results/record images images/control kernels
 harness/doctor: harness/qemu harness/guest harness/machine harness/pool harness/console results/record kernels
 harness/plan: scenarios scenarios/lab kernels kernels/fragments harness/machine results/record
 harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record

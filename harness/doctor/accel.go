@@ -101,7 +101,7 @@ func (d *Doctor) boot(ctx context.Context, accel machine.Accel) (p Proof, certai
 	defer os.RemoveAll(dir)
 	booting, cancel := context.WithTimeout(ctx, bootDeadline)
 	defer cancel()
-	g, err := d.Pool.Get(booting, pool.Spec{Kernel: k, Machine: m, Dir: dir})
+	g, err := d.Pool.Get(booting, pool.Spec{Kernel: k, Machine: m, Dir: dir, Boot: true})
 	if err == nil {
 		p.Works, p.Seconds, p.Nested = Yes, g.Timing.Ready.Seconds(), nested(accel)
 		p.Reason = fmt.Sprintf("%s reached userspace in %.1f s", k.Release, p.Seconds)

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"context"
+	"crypto/rand"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -27,6 +29,11 @@ type Guest struct {
 	Log    *console.Follower
 	Timing Timing
 
+	Restored bool // it was saved, and has not booted for its taker
+	Prepared bool // it has what Spec.Prepare asks for
+
+	marks   chan string     // what Quiesce had the kernel print, as it is seen
+	began   time.Time       // when QEMU was started
 	dir     string          // where the logs are
 	ctx     context.Context // the taker's
 	events  chan record.Event
@@ -44,10 +51,10 @@ type Ends struct {
 	Starved    time.Duration // QEMU waited so long for a CPU of the host
 }
 
-func newGuest(ctx context.Context, process *qemu.Process, follower *console.Follower, dir string) *Guest {
+func newGuest(ctx context.Context, process *qemu.Process, follower *console.Follower, marks chan string, dir string) *Guest {
 	watching, stop := context.WithCancel(context.Background())
 	g := &Guest{
-		QEMU: process, Log: follower, dir: dir, ctx: ctx,
+		QEMU: process, Log: follower, marks: marks, dir: dir, ctx: ctx,
 		events: make(chan record.Event), stopped: make(chan struct{}), stop: stop, pumped: make(chan struct{}),
 	}
 	incoming := process.QMP().Subscribe(watching)
@@ -117,6 +124,56 @@ func (g *Guest) Drained() <-chan struct{} {
 		g.settle()
 	}()
 	return drained
+}
+
+// Quiesce returns when the kernel has said all that it has to say about what has just ended. A guest that still
+// takes commands is asked; of any other the console's silence has to tell, as Drained does.
+func (g *Guest) Quiesce(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+	defer cancel()
+	word := rand.Text()
+	// A guest that cannot do so is no news here.
+	if _, err := g.SSH.Output(ctx, "quiesce "+word); err != nil {
+		g.settle()
+		return
+	}
+	// The kernel may print behind the back of who asked it to, but it does print.
+	late := time.NewTimer(quiet)
+	defer late.Stop()
+	for {
+		select {
+		case mark := <-g.marks:
+			if mark == word {
+				return
+			}
+		case <-late.C:
+			g.settle()
+			return
+		case <-g.Gone():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// marker begins the line that Quiesce waits for.
+const marker = "nestbed: quiet "
+
+// watchMarks gives a console's line to whoever waits in Quiesce.
+func watchMarks() (marks chan string, line func(string)) {
+	marks = make(chan string, 1)
+	return marks, func(text string) {
+		_, word, ok := strings.Cut(text, marker)
+		if !ok {
+			return
+		}
+		select {
+		case <-marks: // nobody waits for that one any more
+		default:
+		}
+		marks <- word
+	}
 }
 
 func (g *Guest) settle() {

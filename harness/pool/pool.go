@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -19,6 +20,7 @@ import (
 	"github.com/nestbed/nestbed/harness/guest"
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/qemu"
+	"github.com/nestbed/nestbed/harness/snapshot"
 	"github.com/nestbed/nestbed/images/control"
 	"github.com/nestbed/nestbed/kernels"
 	"github.com/nestbed/nestbed/results/record"
@@ -32,6 +34,8 @@ const (
 	pauses  = 5
 	// bootLimit bounds a boot that goes on printing.
 	bootLimit = 3 * time.Minute
+	// welcomeLimit bounds the way from init's first word to an SSH connection: 0.3 s on an idle machine.
+	welcomeLimit = 30 * time.Second
 )
 
 // Pool makes guests. It is safe for use by several goroutines.
@@ -42,6 +46,17 @@ type Pool struct {
 
 	// ConsoleLimit is how many bytes of console make a guest one that floods it; 0: those of console.Options.
 	ConsoleLimit int64
+
+	Snapshots *snapshot.Store // of guests to restore; nil: every guest boots
+	Say       func(string)    // hears once of each kind of guest that cannot be saved; may be nil
+
+	mu   sync.Mutex
+	cold map[string]bool // keys of guests that this process could not save or restore
+	said map[string]bool // kernels and machines of which Say has heard
+
+	programOnce sync.Once
+	programHash string
+	programErr  error
 }
 
 // Spec is a guest to be made.
@@ -49,12 +64,21 @@ type Spec struct {
 	Kernel  kernels.Kernel
 	Machine machine.Machine // without kernel, initramfs and channels: Get fills them in
 	Dir     string          // the cell's folder; logs go there
+
+	Boot    bool         // the guest is to boot, although a saved one would be at hand
+	Prepare *Preparation // what a guest that is restored already has; one that boots has not
+}
+
+// Preparation is what is done to a guest before it is saved.
+type Preparation struct {
+	Files   []guest.File
+	Command []string
 }
 
 // Timing says how long the parts of a start took, each counted from Get's start of QEMU.
 type Timing struct {
 	QEMU  time.Duration // QMP answers
-	Ready time.Duration // init's first word, by the guest's own clock
+	Ready time.Duration // init's first word, by the guest's own clock; of a restored guest, when it booted
 	SSH   time.Duration // the connection stands
 }
 
@@ -105,64 +129,115 @@ var (
 	errFlood   = errors.New("boot: the guest flooded its console: the log is at its limit")
 )
 
-// Get boots a guest. The caller closes it; when ctx is done the guest ends in any case. The error is a
-// *BootError when the kernel did not come up, a *FullError when the disk holds no logs, and a *qemu.StartError
-// or *qemu.MissingError when QEMU did not start.
+// Get gives a guest: one that was saved, if there is or can be one of its kind, or one that boots. The caller closes
+// it; when ctx is done the guest ends in any case. The error is a *BootError when the kernel did not come up, a
+// *FullError when the disk holds no logs, and a *qemu.StartError or *qemu.MissingError when QEMU did not start.
 func (p *Pool) Get(ctx context.Context, spec Spec) (*Guest, error) {
 	if err := Room(spec.Dir); err != nil {
 		return nil, err
 	}
-	initrd, err := p.initrd(spec.Kernel)
+	m, err := p.machine(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	kernel, err := p.kernel(ctx, spec.Kernel)
+	if p.Snapshots != nil && !spec.Boot {
+		g, err := p.restored(ctx, spec, m)
+		if g != nil || ctx.Err() != nil {
+			return g, err
+		}
+		p.bootsInstead(spec, err)
+	}
+	g, waiting, err := p.boot(ctx, m, spec.Dir)
 	if err != nil {
 		return nil, err
 	}
-	m := spec.Machine
-	m.Kernel, m.Initrd = kernel, initrd
-	m.Channels = []string{control.PortControl, control.PortSSH, control.PortShell}
+	return g.welcome(ctx, waiting)
+}
 
-	follower, err := console.Follow(filepath.Join(spec.Dir, machine.ConsoleLog), console.Options{Quiet: quiet, Limit: p.ConsoleLimit})
+// machine is the spec's with all that the pool adds to it.
+func (p *Pool) machine(ctx context.Context, spec Spec) (m machine.Machine, err error) {
+	m = spec.Machine
+	if m.Initrd, err = p.initrd(spec.Kernel); err != nil {
+		return m, err
+	}
+	if m.Kernel, err = p.kernel(ctx, spec.Kernel); err != nil {
+		return m, err
+	}
+	m.Channels = []string{control.PortControl, control.PortSSH, control.PortShell}
+	return m, nil
+}
+
+// start starts QEMU and follows the console.
+func (p *Pool) start(ctx context.Context, m machine.Machine, dir string) (*Guest, error) {
+	marks, line := watchMarks()
+	follower, err := console.Follow(filepath.Join(dir, machine.ConsoleLog), console.Options{Quiet: quiet, Limit: p.ConsoleLimit, Line: line})
 	if err != nil {
 		return nil, fmt.Errorf("follow the console: %w", err)
 	}
-	start := time.Now()
-	process, err := qemu.Start(ctx, qemu.Config{Binary: p.Binary, Machine: m, Dir: spec.Dir})
+	began := time.Now()
+	process, err := qemu.Start(ctx, qemu.Config{Binary: p.Binary, Machine: m, Dir: dir})
 	if err != nil {
 		if closeErr := follower.Close(); closeErr != nil {
 			err = multierror.Append(err, closeErr)
 		}
 		return nil, err
 	}
-	g := newGuest(ctx, process, follower, spec.Dir)
-	g.Timing.QEMU = time.Since(start)
-	if err := g.connect(ctx, start); err != nil {
-		if closeErr := g.Close(); closeErr != nil {
-			err = multierror.Append(err, closeErr)
-		}
-		return nil, err
-	}
+	g := newGuest(ctx, process, follower, marks, dir)
+	g.began, g.Timing.QEMU = began, time.Since(began)
 	return g, nil
 }
 
-// connect waits for init and opens the SSH connection, unless the kernel dies or falls silent before.
-func (g *Guest) connect(ctx context.Context, start time.Time) error {
+// boot boots a guest as far as init's first word. The guest is closed when it does not come so far.
+func (p *Pool) boot(ctx context.Context, m machine.Machine, dir string) (*Guest, *guest.Waiting, error) {
+	g, err := p.start(ctx, m, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	var waiting *guest.Waiting
+	err = g.expect(ctx, bootLimit, true, func(ctx context.Context) (err error) {
+		waiting, err = guest.Await(ctx, g.conns())
+		return err
+	})
+	if err != nil {
+		return nil, nil, g.failed(err)
+	}
+	g.Timing.Ready = time.Duration(waiting.Ready().Uptime * float64(time.Second))
+	return g, waiting, nil
+}
+
+// welcome opens the SSH connection. The guest is closed when it does not come so far.
+func (g *Guest) welcome(ctx context.Context, waiting *guest.Waiting) (*Guest, error) {
+	err := g.expect(ctx, welcomeLimit, false, func(ctx context.Context) (err error) {
+		g.SSH, err = waiting.Welcome(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, g.failed(err)
+	}
+	g.Timing.SSH = time.Since(g.began)
+	return g, nil
+}
+
+// conns are the ends of the guest's channels that package guest speaks on.
+func (g *Guest) conns() guest.Conns {
+	return guest.Conns{Control: g.QEMU.Conn(control.PortControl), SSH: g.QEMU.Conn(control.PortSSH)}
+}
+
+// failed closes the guest and gives the error that it failed of.
+func (g *Guest) failed(err error) error {
+	if closeErr := g.Close(); closeErr != nil {
+		return multierror.Append(err, closeErr)
+	}
+	return err
+}
+
+// expect waits for a step of the conversation with a guest, unless the kernel dies before, takes too long or, if it
+// is one that talks while it boots, falls silent.
+func (g *Guest) expect(ctx context.Context, limit time.Duration, talks bool, step func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type connected struct {
-		ssh *guest.Guest
-		err error
-	}
-	result := make(chan connected, 1)
-	go func() {
-		ssh, err := guest.Connect(ctx, guest.Conns{
-			Control: g.QEMU.Conn(control.PortControl),
-			SSH:     g.QEMU.Conn(control.PortSSH),
-		})
-		result <- connected{ssh, err}
-	}()
+	result := make(chan error, 1)
+	go func() { result <- step(ctx) }()
 	fail := func(silent bool, cause error) error {
 		cancel()
 		<-result
@@ -173,17 +248,16 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 	defer quietly.Stop()
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	whole := g.Patience(bootLimit)
+	whole := g.Patience(limit)
 	defer whole.Stop()
 	for {
 		select {
-		case r := <-result:
-			if r.err != nil {
+		case err := <-result:
+			if err != nil {
 				// A guest that dies closes its connections: let it say why.
 				g.settle()
-				return g.bootError(false, r.err)
+				return g.bootError(false, err)
 			}
-			g.SSH, g.Timing.Ready, g.Timing.SSH = r.ssh, r.ssh.Uptime(), time.Since(start)
 			return nil
 		case <-g.Log.Fatal():
 			g.settle()
@@ -196,7 +270,7 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 			return fail(false, errStopped)
 		case <-whole.C:
 			if whole.Over() {
-				return fail(false, errors.New("the boot took too long"))
+				return fail(!talks, errors.New("the boot took too long"))
 			}
 		case <-look.C:
 			if err := g.Room(); err != nil {
@@ -208,7 +282,7 @@ func (g *Guest) connect(ctx context.Context, start time.Time) error {
 				bytes, looks = now, 0
 				quietly.Grow(pauses * time.Duration(longest) * time.Second)
 				quietly.Renew()
-			} else if quietly.Over() {
+			} else if talks && quietly.Over() {
 				return fail(true, errors.New("no progress"))
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,9 @@ const (
 	// kind that the scenarios' timeouts were written on (TCG, two cores). A guest that booted slower gets
 	// proportionally more time for everything.
 	referenceBoot = 3 * time.Second
+
+	// referenceRestore is the same for a guest that is restored, to its SSH connection.
+	referenceRestore = 400 * time.Millisecond
 
 	// beatAllowance is how long the agent may be silent: it says something every second. It is longer than
 	// the kernel's own watchdogs take to report a lockup or an RCU stall, which say more than silence.
@@ -46,6 +50,7 @@ type attempt struct {
 	runner *Runner
 	worker int
 	cell   plan.Cell
+	number int // from 1; the second one boots, whatever the first one was
 	dir    string
 	in     results.Input
 }
@@ -57,7 +62,10 @@ const AgentPath = layout.Path + "/agent"
 // in a.in afterwards; what was said on the way is in a.dir.
 func (a *attempt) run(ctx context.Context) {
 	a.runner.Progress.Phase(a.worker, "boot")
-	g, err := a.runner.Guests.Get(ctx, pool.Spec{Kernel: a.cell.Kernel, Machine: a.cell.Machine, Dir: a.dir})
+	g, err := a.runner.Guests.Get(ctx, pool.Spec{
+		Kernel: a.cell.Kernel, Machine: a.cell.Machine, Dir: a.dir,
+		Boot: a.runner.Boot || a.number > 1, Prepare: a.preparation(),
+	})
 	if err != nil {
 		a.bootFailed(ctx, err)
 		return
@@ -115,11 +123,13 @@ func (a *attempt) bootFailed(ctx context.Context, err error) {
 // returns where the console log ends that counts: what evidence-taking provokes afterwards is not the
 // kernel's fault. 0 is all of it.
 func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
-	slow := slowness(g.Timing)
+	slow := slowness(g)
 	starting, stop := watched(ctx, g, scaled(settling, slow))
 	defer stop()
-	if err := g.SSH.Push(starting, AgentPath, 0o755, a.runner.Agent); err != nil {
-		return a.lost(ctx, starting, g, fmt.Errorf("push the agent: %w", err))
+	if !g.Prepared {
+		if err := g.SSH.Push(starting, AgentPath, 0o755, a.runner.Agent); err != nil {
+			return a.lost(ctx, starting, g, fmt.Errorf("push the agent: %w", err))
+		}
 	}
 	for _, f := range a.runner.Files {
 		if err := g.SSH.Push(starting, f.Name, f.Mode, f.Data); err != nil {
@@ -136,6 +146,21 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
 	}}
 	return t.run(ctx)
+}
+
+// preparation is what a saved guest has that is restored for this cell: the agent, and what every cell begins
+// with that needs the same modules.
+func (a *attempt) preparation() *pool.Preparation {
+	command := []string{AgentPath, "prepare"}
+	if a.runner.Program != nil {
+		command = append(command, "--exec")
+	}
+	modules := slices.Clone(a.cell.Needs().Modules)
+	slices.Sort(modules)
+	return &pool.Preparation{
+		Files:   []guest.File{{Name: AgentPath, Mode: 0o755, Data: a.runner.Agent}},
+		Command: append(command, slices.Compact(modules)...),
+	}
 }
 
 // words are the agent's arguments.
@@ -278,10 +303,15 @@ func readLog(name string) ([]byte, error) {
 	return data, err
 }
 
-// slowness is the factor by which this guest is slower than the reference, at least 1. The guest's clock says
-// best how long its kernel took, but it is the guest's word: it cannot have been longer than the host saw.
-func slowness(t pool.Timing) float64 {
-	return min(max(1, float64(min(t.Ready, t.SSH))/float64(referenceBoot)), 20)
+// slowness is the factor by which this guest is slower than the reference, at least 1. Of one that booted, its own
+// clock says best how long its kernel took, but it is the guest's word: it cannot have been longer than the host saw.
+// Of one that was restored only the host knows how long it took now.
+func slowness(g *pool.Guest) float64 {
+	slow := float64(min(g.Timing.Ready, g.Timing.SSH)) / float64(referenceBoot)
+	if g.Restored {
+		slow = float64(g.Timing.SSH) / float64(referenceRestore)
+	}
+	return min(max(1, slow), 20)
 }
 
 func closed(ch <-chan struct{}) bool {
@@ -347,7 +377,7 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 			if !open {
 				// A guest that ends the agent's output and never says how it ended is given up.
 				late := time.AfterFunc(scaled(beatAllowance, t.slow), t.session.Kill)
-				t.ended(t.session.Wait())
+				t.ended(ctx, t.session.Wait())
 				late.Stop()
 				return 0
 			}
@@ -450,7 +480,7 @@ func (t *talk) rest(ctx context.Context, log *results.RecordLog) {
 }
 
 // ended notes how the agent ended by itself.
-func (t *talk) ended(x guest.Exit) {
+func (t *talk) ended(ctx context.Context, x guest.Exit) {
 	t.in.Exit.AgentCode, t.in.Exit.AgentSignal, t.in.Exit.AgentLost = x.Code, x.Signal, x.Lost
 	t.in.Exit.AgentStderr = strings.TrimSpace(x.Stderr)
 	if x.Err != nil {
@@ -461,7 +491,7 @@ func (t *talk) ended(x guest.Exit) {
 		return
 	}
 	// What the kernel still has to say about an exit comes right after it.
-	<-t.guest.Drained()
+	t.guest.Quiesce(ctx)
 }
 
 // hung takes evidence of a guest that makes no progress: by SysRq the kernel names its blocked tasks, if it

@@ -113,13 +113,18 @@ func TestAFullDiskEndsTheRun(t *testing.T) {
 func TestSlownessIsNotTheGuestsAlone(t *testing.T) {
 	for _, c := range []struct {
 		ready, host time.Duration
+		restored    bool
 		want        float64
 	}{
-		{time.Second, 2 * time.Second, 1},
-		{6 * time.Second, 8 * time.Second, 2},
-		{1e6 * time.Second, 6 * time.Second, 2},
-		{1e6 * time.Second, 1e6 * time.Second, 20},
+		{time.Second, 2 * time.Second, false, 1},
+		{6 * time.Second, 8 * time.Second, false, 2},
+		{1e6 * time.Second, 6 * time.Second, false, 2},
+		{1e6 * time.Second, 1e6 * time.Second, false, 20},
+		// What a restored one says of its boot is no news.
+		{time.Second, 300 * time.Millisecond, true, 1},
+		{time.Second, 800 * time.Millisecond, true, 2},
+		{1e6 * time.Second, 800 * time.Millisecond, true, 2},
 	} {
-		assert.Equal(t, slowness(pool.Timing{Ready: c.ready, SSH: c.host}), c.want)
+		assert.Equal(t, slowness(&pool.Guest{Timing: pool.Timing{Ready: c.ready, SSH: c.host}, Restored: c.restored}), c.want)
 	}
 }

@@ -49,6 +49,7 @@ type Runner struct {
 	Progress Progress
 	Workers  int
 	QEMU     string // version of the QEMU that the guests run on: what a skip of the guest's may blame it for
+	Boot     bool   // every guest boots, although saved ones would be at hand
 
 	// Program, if not nil, is what the agent runs in every cell in the place of the scenario that it makes;
 	// Files are pushed into the guest before.
@@ -164,7 +165,7 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 		if err != nil {
 			return results.Cell{}, err
 		}
-		outcome, booted := r.attempt(ctx, worker, c, filepath.Join(r.Run.Dir(), dir))
+		outcome, booted := r.attempt(ctx, worker, c, n, filepath.Join(r.Run.Dir(), dir))
 		// On a full disk nothing is what it seems, except a crash that was written down.
 		room := r.room
 		if room == nil {
@@ -195,8 +196,8 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 	}
 }
 
-func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, dir string) (outcome results.Outcome, booted bool) {
-	a := &attempt{runner: r, worker: worker, cell: c, dir: dir}
+func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, number int, dir string) (outcome results.Outcome, booted bool) {
+	a := &attempt{runner: r, worker: worker, cell: c, number: number, dir: dir}
 	a.in.Exit.BootProven = r.bootProven(c.Machine.Name)
 	a.run(ctx)
 	return results.Judge(a.in), a.in.Exit.Booted

@@ -22,7 +22,7 @@ func newCache() *cobra.Command {
 		},
 	}
 	var builds bool
-	prune := &cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, unpacked kernels, initramfs files", Args: cobra.NoArgs,
+	prune := &cobra.Command{Use: "prune", Short: "remove what can be made again: kernels that no SPEC names any more, package lists, unpacked kernels, initramfs files, saved guests", Args: cobra.NoArgs,
 		Long: `Removes what can be made again: kernels that no SPEC names any more (those of the patches of a series, unless one is
 running), package lists, unpacked kernels and initramfs files; and from what series remember, the cells whose runs
 are gone. Without it, builds keep 512 MB of kernels that nothing names any more, those that were used last.`,
@@ -52,6 +52,10 @@ func cacheDu(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	saved, err := h.snapshots().Usage()
+	if err != nil {
+		return err
+	}
 	tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
 	row := func(bytes int64, what string) { fmt.Fprintf(tw, "%.1f\t MB  %s\n", float64(bytes)/(1<<20), what) }
 	for _, k := range u.Kernels {
@@ -62,7 +66,8 @@ func cacheDu(cmd *cobra.Command, _ []string) error {
 	row(u.Lists, "package lists")
 	row(u.Temp, "imports under way")
 	row(boot, "unpacked kernels and initramfs files")
-	row(u.Total+boot, "in "+h.cache)
+	row(saved, "saved guests")
+	row(u.Total+boot+saved, "in "+h.cache)
 	return tw.Flush()
 }
 
@@ -80,6 +85,10 @@ func cachePrune(cmd *cobra.Command, builds bool) error {
 		return err
 	}
 	boot, err := pool.Prune(h.boot())
+	if err != nil {
+		return err
+	}
+	saved, err := h.snapshots().Prune()
 	if err != nil {
 		return err
 	}
@@ -107,6 +116,6 @@ func cachePrune(cmd *cobra.Command, builds bool) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "removed %d folders of builds and sources\n", p.Folders)
 		pruned.Bytes += p.Bytes
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "freed %.1f MB\n", float64(pruned.Bytes+boot)/(1<<20))
+	fmt.Fprintf(cmd.OutOrStdout(), "freed %.1f MB\n", float64(pruned.Bytes+boot+saved)/(1<<20))
 	return nil
 }

@@ -31,7 +31,7 @@ type cellFlags struct {
 	kernels      []string
 	machines     []string
 	repeat, jobs int
-	json         bool
+	json, boot   bool
 	output, qemu string
 }
 
@@ -39,6 +39,7 @@ type cellFlags struct {
 func (f *cellFlags) add(flags *pflag.FlagSet) {
 	flags.IntVarP(&f.jobs, "jobs", "j", 0, "guests at once (default: one per CPU, as memory allows)")
 	flags.StringVar(&f.output, "output", "", "folder for runs (default: $XDG_STATE_HOME/nestbed/runs)")
+	flags.BoolVar(&f.boot, "boot", false, "boot every guest; without it guests are restored that booted before")
 	flags.StringVar(&f.qemu, "qemu", "", "QEMU binary (default: "+qemu.DefaultBinary+" in PATH)")
 }
 
@@ -127,6 +128,7 @@ func (p *prepared) run(ctx context.Context, r *runner.Runner, stdout, stderr io.
 		Live: !p.flags.json && r.Keep == nil && isTerminal(stderr), Total: len(p.plan.Runs()), Workers: p.jobs,
 	})
 	r.Guests, r.Agent, r.Run, r.Progress, r.Workers, r.QEMU = p.tools.pool, p.tools.agent, run, progress, p.jobs, p.header.QEMU
+	r.Boot = p.flags.boot
 	r.BootProven = map[string]bool{doctor.Machine: p.accel.Proven}
 	runErr := r.Go(ctx, runner.NewLocal(p.plan.Runs(), save))
 	progress.Close()

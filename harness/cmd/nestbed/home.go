@@ -8,6 +8,7 @@ import (
 
 	"github.com/nestbed/nestbed/harness/doctor"
 	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/harness/snapshot"
 	"github.com/nestbed/nestbed/images"
 	"github.com/nestbed/nestbed/kernels"
 )
@@ -47,6 +48,11 @@ func (h home) kernels() (*kernels.Cache, error) {
 }
 func (h home) boot() string { return filepath.Join(h.cache, "boot") }
 
+// snapshots are the saved guests. The limit is that of some fifty kinds of guest, of kernels, machines and modules.
+func (h home) snapshots() *snapshot.Store {
+	return &snapshot.Store{Dir: filepath.Join(h.cache, "snapshots"), Limit: 4 << 30}
+}
+
 // tools are what commands that boot something share.
 type tools struct {
 	home    home
@@ -80,7 +86,7 @@ func openTools(output, binary string, say func(string)) (*tools, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("read the guest's programs: %w", err)
 	}
-	p := &pool.Pool{Binary: binary, BootFiles: h.boot(), Init: init}
+	p := &pool.Pool{Binary: binary, BootFiles: h.boot(), Init: init, Snapshots: h.snapshots(), Say: say}
 	return &tools{
 		home: h, kernels: cache, pool: p, agent: agent,
 		doctor: &doctor.Doctor{
