@@ -114,6 +114,17 @@ type Cell struct {
 	Started     time.Time      `json:"started"`
 	Duration    float64        `json:"duration_s"`
 	Dir         string         `json:"dir"` // on disk relative to the run's folder
+	Timing      *Timing        `json:"timing,omitempty"`
+}
+
+// Timing is where a cell's time went, of its last attempt, in seconds.
+type Timing struct {
+	Restored bool    `json:"restored"` // the guest was, and has not booted
+	Guest    float64 `json:"guest_s"`  // to an SSH connection
+	Push     float64 `json:"push_s"`   // agent and files
+	Agent    float64 `json:"agent_s"`  // from its start to its end, the scenario and the closing invariant
+	End      float64 `json:"end_s"`    // the kernel's last words, the end of QEMU, reading the logs
+	CPU      float64 `json:"cpu_s"`    // of QEMU
 }
 
 // Planned is the cell without its verdict.
@@ -130,7 +141,7 @@ func (c Cell) ID() string { return c.Planned().ID() }
 // Name is SCENARIO[@VARIANT].
 func (c Cell) Name() string { return c.Planned().Name() }
 
-// NewCell puts a cell and its outcome together. The caller adds Attempts, Started, Duration and Dir.
+// NewCell puts a cell and its outcome together. The caller adds Attempts, Started, Duration, Dir and Timing.
 func NewCell(p Planned, o Outcome) Cell {
 	c := Cell{
 		Schema: CellSchema, Scenario: p.Scenario, Variant: p.Variant, Kernel: p.Kernel,

@@ -235,7 +235,7 @@ func (p *Process) reap(err error, ps *os.ProcessState) {
 		p.state.Signal = fmt.Sprintf("wait: %v", err)
 		return
 	}
-	p.state.Code = ps.ExitCode()
+	p.state.Code, p.state.CPU = ps.ExitCode(), ps.UserTime()+ps.SystemTime()
 	if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		p.state.Signal = unix.SignalName(ws.Signal())
 	}

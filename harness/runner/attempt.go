@@ -53,6 +53,15 @@ type attempt struct {
 	number int // from 1; the second one boots, whatever the first one was
 	dir    string
 	in     results.Input
+	timing results.Timing
+	lap    time.Time // when what is timed began
+}
+
+// took is the time since the last call, in seconds.
+func (a *attempt) took() float64 {
+	now := time.Now()
+	defer func() { a.lap = now }()
+	return now.Sub(a.lap).Seconds()
 }
 
 // AgentPath is where the agent lies in a guest.
@@ -62,6 +71,7 @@ const AgentPath = layout.Path + "/agent"
 // in a.in afterwards; what was said on the way is in a.dir.
 func (a *attempt) run(ctx context.Context) {
 	a.runner.Progress.Phase(a.worker, "boot")
+	a.lap = time.Now()
 	g, err := a.runner.Guests.Get(ctx, pool.Spec{
 		Kernel: a.cell.Kernel, Machine: a.cell.Machine, Dir: a.dir,
 		Boot: a.runner.Boot || a.number > 1, Prepare: a.preparation(),
@@ -71,6 +81,7 @@ func (a *attempt) run(ctx context.Context) {
 		return
 	}
 	a.in.Exit.Booted = true
+	a.timing.Guest, a.timing.Restored = a.took(), g.Restored
 	a.runner.booted(a.cell.Machine.Name)
 	cut := a.converse(ctx, g)
 	if ctx.Err() != nil {
@@ -80,6 +91,7 @@ func (a *attempt) run(ctx context.Context) {
 		a.atEnd(g)
 	}
 	a.keep(ctx, g, cut)
+	defer func() { a.timing.End, a.timing.CPU = a.timing.End+a.took(), g.QEMU.ExitState().CPU.Seconds() }()
 	if err := g.Close(); err != nil && a.in.Exit.HostError == "" && !a.in.Exit.QEMUExited {
 		a.in.Exit.HostError = err.Error()
 	}
@@ -141,6 +153,7 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 		return a.lost(ctx, starting, g, fmt.Errorf("start the agent: %w", err))
 	}
 	stop()
+	a.timing.Push = a.took()
 	t := &talk{attempt: a, guest: g, session: sess, slow: slow, host: &host{
 		process: g.QEMU, dir: a.dir, needs: a.cell.Needs(),
 		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
@@ -377,7 +390,9 @@ func (t *talk) run(ctx context.Context) (cut int64) {
 			if !open {
 				// A guest that ends the agent's output and never says how it ended is given up.
 				late := time.AfterFunc(scaled(beatAllowance, t.slow), t.session.Kill)
-				t.ended(ctx, t.session.Wait())
+				exit := t.session.Wait()
+				t.timing.Agent = t.took()
+				t.ended(ctx, exit)
 				late.Stop()
 				return 0
 			}

@@ -165,7 +165,7 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 		if err != nil {
 			return results.Cell{}, err
 		}
-		outcome, booted := r.attempt(ctx, worker, c, n, filepath.Join(r.Run.Dir(), dir))
+		outcome, booted, timing := r.attempt(ctx, worker, c, n, filepath.Join(r.Run.Dir(), dir))
 		// On a full disk nothing is what it seems, except a crash that was written down.
 		room := r.room
 		if room == nil {
@@ -190,17 +190,21 @@ func (r *Runner) cell(ctx context.Context, worker int, c plan.Cell) (results.Cel
 			return results.Cell{}, err
 		}
 		cell := results.NewCell(planned, outcome)
-		cell.Attempts, cell.Retried, cell.Dir = n, retried, dir
+		cell.Attempts, cell.Retried, cell.Dir, cell.Timing = n, retried, dir, timing
 		cell.Started, cell.Duration = started.UTC(), time.Since(started).Seconds()
 		return cell, nil
 	}
 }
 
-func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, number int, dir string) (outcome results.Outcome, booted bool) {
+func (r *Runner) attempt(ctx context.Context, worker int, c plan.Cell, number int, dir string) (outcome results.Outcome, booted bool, timing *results.Timing) {
 	a := &attempt{runner: r, worker: worker, cell: c, number: number, dir: dir}
 	a.in.Exit.BootProven = r.bootProven(c.Machine.Name)
 	a.run(ctx)
-	return results.Judge(a.in), a.in.Exit.Booted
+	outcome = results.Judge(a.in)
+	if a.in.Exit.Booted {
+		timing = &a.timing
+	}
+	return outcome, a.in.Exit.Booted, timing
 }
 
 // booted notes that a kernel came up on a machine.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -108,6 +110,7 @@ func (f cellFlags) prepare(ctx context.Context, req plan.Request, stderr io.Writ
 
 // run runs the cells and reports how they ended. r has what the command adds to what was prepared.
 func (p *prepared) run(ctx context.Context, r *runner.Runner, stdout, stderr io.Writer, report func(*results.Run) error) error {
+	cells := longestFirst(p.plan.Runs(), results.Durations(p.tools.home.runs))
 	run, err := results.Create(p.tools.home.runs, p.header)
 	if err != nil {
 		return err
@@ -125,12 +128,12 @@ func (p *prepared) run(ctx context.Context, r *runner.Runner, stdout, stderr io.
 		}
 	}
 	progress := render.NewProgress(stderr, render.ProgressOptions{
-		Live: !p.flags.json && r.Keep == nil && isTerminal(stderr), Total: len(p.plan.Runs()), Workers: p.jobs,
+		Live: !p.flags.json && r.Keep == nil && isTerminal(stderr), Total: len(cells), Workers: p.jobs,
 	})
 	r.Guests, r.Agent, r.Run, r.Progress, r.Workers, r.QEMU = p.tools.pool, p.tools.agent, run, progress, p.jobs, p.header.QEMU
 	r.Boot = p.flags.boot
 	r.BootProven = map[string]bool{doctor.Machine: p.accel.Proven}
-	runErr := r.Go(ctx, runner.NewLocal(p.plan.Runs(), save))
+	runErr := r.Go(ctx, runner.NewLocal(cells, save))
 	progress.Close()
 	reported := report(run)
 	if runErr != nil {
@@ -144,6 +147,19 @@ func (p *prepared) run(ctx context.Context, r *runner.Runner, stdout, stderr io.
 type toldError struct{ error }
 
 func (e toldError) Unwrap() []error { return []error{e.error, statusError(2)} }
+
+// longestFirst orders cells by what they took before: a long one that begins last would hold up the run's end.
+// Those that nobody knows come first: they may be long too. Repeats stay one behind the other.
+func longestFirst(cells []plan.Cell, before func(results.Planned) (float64, bool)) []plan.Cell {
+	expected := func(c plan.Cell) float64 {
+		if seconds, ok := before(runner.Planned(c)); ok {
+			return seconds
+		}
+		return math.Inf(1)
+	}
+	slices.SortStableFunc(cells, func(a, b plan.Cell) int { return cmp.Compare(expected(b), expected(a)) })
+	return cells
+}
 
 // eachJSON writes the cells that have a verdict.
 func eachJSON(w io.Writer, run *results.Run) error {

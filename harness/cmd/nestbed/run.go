@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/nestbed/nestbed/harness/machine"
@@ -27,6 +28,7 @@ import (
 type runFlags struct {
 	cellFlags
 	keep    bool
+	timing  bool
 	known   string
 	noKnown bool
 }
@@ -54,11 +56,13 @@ Exit status: 0 all well or known, 1 a cell is fail, crash or hang, 2 error, unfi
 	flags.IntVar(&f.repeat, "repeat", 1, "run every cell so often")
 	flags.BoolVar(&f.json, "json", false, "one JSON object per cell per line")
 	flags.BoolVar(&f.keep, "keep", false, "open a shell in the guest of a cell that ends badly, before it ends")
+	flags.BoolVar(&f.timing, "timing", false, "say where the time went")
 	flags.StringVar(&f.known, "known", "", "known-issues file instead of the one that ships with nestbed")
 	flags.BoolVar(&f.noKnown, "no-known", false, "consult no known issues: show every verdict raw")
 	f.add(flags)
 	cmd.MarkFlagsMutuallyExclusive("known", "no-known")
 	cmd.MarkFlagsMutuallyExclusive("json", "keep")
+	cmd.MarkFlagsMutuallyExclusive("json", "timing") // each cell has it there
 	return cmd
 }
 
@@ -119,8 +123,22 @@ func report(run *results.Run, known results.Known, f runFlags, elapsed time.Dura
 		if err := render.Table(stdout, summary(run, f.output != "", cells, unfinished, known, elapsed)); err != nil {
 			return err
 		}
+		if f.timing {
+			if err := render.Timing(stdout, cells, ownCPU(), elapsed); err != nil {
+				return err
+			}
+		}
 	}
 	return status(cells, unfinished)
+}
+
+// ownCPU is the CPU time of this process, without that of its guests.
+func ownCPU() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // summary names the run by its folder where its id alone would not be found again.
