@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/nestbed/nestbed/results/record"
 )
 
 func TestDurations(t *testing.T) {
@@ -14,8 +16,8 @@ func TestDurations(t *testing.T) {
 	for i, seconds := range []float64{9, 3} { // the second run is the later one
 		r, err := Create(root, Header{Started: time.Date(2026, 12, 1+i, 0, 0, 0, 0, time.UTC)})
 		assert.NilError(t, err)
-		assert.NilError(t, r.Append(Cell{Schema: CellSchema, Scenario: "a", Variant: "v", Kernel: "6.12", Machine: "intel", Duration: seconds}))
-		assert.NilError(t, r.Append(Cell{Schema: CellSchema, Scenario: "skipped", Machine: "intel"}))
+		assert.NilError(t, r.Append(Cell{Schema: CellSchema, Scenario: "a", Variant: "v", Kernel: "6.12", Machine: "intel", Verdict: record.Pass, Duration: seconds}))
+		assert.NilError(t, r.Append(Cell{Schema: CellSchema, Scenario: "skipped", Machine: "intel", Verdict: record.Skip}))
 		assert.NilError(t, r.Close())
 	}
 	before := Durations(root)
