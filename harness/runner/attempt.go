@@ -74,7 +74,7 @@ func (a *attempt) run(ctx context.Context) {
 	a.lap = time.Now()
 	g, err := a.runner.Guests.Get(ctx, pool.Spec{
 		Kernel: a.cell.Kernel, Machine: a.cell.Machine, Dir: a.dir,
-		Boot: a.runner.Boot || a.number > 1, Prepare: a.preparation(),
+		Boot: a.boots(), Prepare: a.preparation(),
 	})
 	if err != nil {
 		a.bootFailed(ctx, err)
@@ -159,6 +159,11 @@ func (a *attempt) converse(ctx context.Context, g *pool.Guest) (cut int64) {
 		ports: a.cell.Machine.RootPorts, plugged: map[string]bool{},
 	}}
 	return t.run(ctx)
+}
+
+// boots says whether the guest must boot: if the user or the scenario asks for it, and at the second attempt.
+func (a *attempt) boots() bool {
+	return a.runner.Boot || a.number > 1 || a.cell.Needs().FreshBoot != ""
 }
 
 // preparation is what a saved guest has that is restored for this cell: the agent, and what every cell begins

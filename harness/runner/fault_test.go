@@ -18,6 +18,7 @@ import (
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
 	"github.com/nestbed/nestbed/harness/pool"
+	"github.com/nestbed/nestbed/harness/snapshot"
 	"github.com/nestbed/nestbed/images"
 	"github.com/nestbed/nestbed/images/control"
 	"github.com/nestbed/nestbed/kernels"
@@ -199,10 +200,11 @@ func runOne(t *testing.T, f *fault) results.Cell {
 	run, err := results.Create(t.TempDir(), results.Header{Cells: []results.Planned{Planned(pl.Cells[0])}})
 	assert.NilError(t, err)
 	defer run.Close()
-	f.Pool = &pool.Pool{BootFiles: t.TempDir(), Init: p.init}
+	f.Pool = &pool.Pool{BootFiles: t.TempDir(), Init: p.init, Snapshots: &snapshot.Store{Dir: filepath.Join(caches, "nestbed", "v1", "snapshots"), Limit: 4 << 30}}
 	agent := p.agent
 	if f.agent != nil {
-		agent, f.ConsoleLimit = f.agent, 256<<10
+		// It would not let itself be prepared; and what it does is done to a guest that booted.
+		agent, f.ConsoleLimit, f.Snapshots = f.agent, 256<<10, nil
 	}
 	var cells []results.Cell
 	r := &Runner{Guests: f, Agent: agent, Run: run, Progress: f, Workers: 1}

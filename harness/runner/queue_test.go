@@ -54,6 +54,16 @@ func TestHelloOfAnotherAgentIsRefused(t *testing.T) {
 	assert.ErrorContains(t, checkHello(hello("a", "v", lab.Catalogue()), c), "asked for a@")
 }
 
+func TestWhatBoots(t *testing.T) {
+	cell := plan.Cell{Scenario: lab.Scenario{Name: "a"}}
+	asks := cell
+	asks.Scenario.Needs.FreshBoot = "it measures the boot"
+	assert.Check(t, !(&attempt{runner: &Runner{}, cell: cell, number: 1}).boots())
+	assert.Check(t, (&attempt{runner: &Runner{Boot: true}, cell: cell, number: 1}).boots())
+	assert.Check(t, (&attempt{runner: &Runner{}, cell: cell, number: 2}).boots())
+	assert.Check(t, (&attempt{runner: &Runner{}, cell: asks, number: 1}).boots())
+}
+
 func hello(scenario, variant, catalogue string) record.Hello {
 	return record.Hello{Scenario: scenario, Variant: variant, Catalogue: catalogue}
 }

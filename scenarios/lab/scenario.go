@@ -83,6 +83,9 @@ type Needs struct {
 
 	// NoInterruptRemapping asks for an IOMMU that does not remap interrupts. It translates DMA as ever.
 	NoInterruptRemapping bool
+
+	// FreshBoot says why a guest that was saved and restored would not do: "" for nearly all. It takes a boot.
+	FreshBoot string
 }
 
 // and joins two needs: bounds of more replace those of n, all else adds up.
@@ -97,6 +100,8 @@ func (n Needs) and(more Needs) Needs {
 		NativeHotplug: n.NativeHotplug || more.NativeHotplug,
 
 		NoInterruptRemapping: n.NoInterruptRemapping || more.NoInterruptRemapping,
+
+		FreshBoot: cmp.Or(more.FreshBoot, n.FreshBoot),
 	}
 }
 
