@@ -1,9 +1,27 @@
-// Package pool hands out guests with clean kernel state: booted for the caller, with their console
-// followed, their agent's connection up and empty root ports.
+// Package pool hands out guests with clean kernel state: restored from one that was saved, or booted for the
+// caller, with their console followed, their agent's connection up and empty root ports.
 //
 // It owns the way from a kernel and a machine to a guest that answers, and the facts about how a guest
 // ended or why it never came up. What is done with a guest is its taker's matter (harness/runner); how a
-// guest's parts work is harness/qemu's, harness/guest's and harness/console's.
+// guest's parts work is harness/qemu's, harness/guest's and harness/console's; where saved guests lie is
+// harness/snapshot's.
+//
+// # Saved guests
+//
+// A guest is saved when its init has said that it runs and waits for the host's word. Nothing in it is anybody's
+// yet: the time, the seed of its random numbers and its keys come with that word, to each restored guest its own.
+// Its key hashes QEMU's arguments with the contents of files in the place of their names, QEMU and its firmware.
+// From this guest a second one is made for each set of modules, which has the agent, the modules and the traces of
+// the closing invariant in place (agent prepare); its key adds the agent's bytes and its arguments. So a change of a
+// scenario costs a restore and a preparation, no boot.
+//
+// Memory lies in a file of its own that each restored guest maps for itself, so that a restore reads what it touches
+// and no more; the rest of the state is 300 kB. No device under test is ever saved: edu and nvme cannot be, and are
+// hot-added to a restored guest as to one that booted. The console's log of the boot comes before that of each
+// restored guest, so that a report of the boot counts in every cell, as if each had booted.
+//
+// What QEMU cannot save (amd-iommu of 7.2), what did not come up while it was to be saved, and what does not come
+// back boots, so that its own boot says what is wrong with it.
 package pool
 
 import (

@@ -21,10 +21,6 @@ import (
 // loads half a dozen modules.
 const prepareLimit = 2 * time.Minute
 
-// A guest is saved twice. The first time its init has just said that it runs; this one is of use for as long as
-// kernel and machine stay what they are. The second time, made from the first, has the caller's preparation in
-// it: it serves every scenario that needs the same. No device under test is in either: devices are hot-added.
-
 // restored gives a guest that goes on from where one was saved, which it saves where there is none. The error is
 // about saving or restoring: such a guest can boot instead.
 func (p *Pool) restored(ctx context.Context, spec Spec, m machine.Machine) (*Guest, error) {
