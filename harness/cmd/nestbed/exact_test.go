@@ -36,6 +36,7 @@ func TestRestoredIsLikeBootedEverywhere(t *testing.T) {
 
 func bothWays(t *testing.T, kernel string, scenarios ...string) {
 	t.Helper()
+	crashed := map[string]bool{} // by folder
 	run := func(more ...string) (string, map[string]string) {
 		dir := t.TempDir()
 		args := append(append([]string{"--no-known", "-k", kernel, "--output", dir}, more...), scenarios...)
@@ -43,7 +44,8 @@ func bothWays(t *testing.T, kernel string, scenarios ...string) {
 		verdicts := map[string]string{}
 		for _, c := range cells {
 			verdicts[c.ID()] = string(c.Verdict)
-			if c.Verdict == record.Crash { // what of a corrupted kernel's reports comes first is chance
+			if c.Verdict == record.Crash { // what such a kernel reports first, and what the agent still tells, is chance
+				crashed[c.Dir] = true
 				continue
 			}
 			verdicts[c.ID()] += "; " + c.Title
@@ -64,7 +66,9 @@ func bothWays(t *testing.T, kernel string, scenarios ...string) {
 			continue
 		}
 		a, b := story(t, filepath.Join(restoredDir, f.Name())), story(t, filepath.Join(bootedDir, f.Name()))
-		assert.Check(t, cmp.DeepEqual(a, b), f.Name())
+		if !crashed[f.Name()] {
+			assert.Check(t, cmp.DeepEqual(a, b), f.Name())
+		}
 		assert.Check(t, wasRestored(t, filepath.Join(restoredDir, f.Name())), "%s was not restored", f.Name())
 		assert.Check(t, !wasRestored(t, filepath.Join(bootedDir, f.Name())), "%s was restored", f.Name())
 		compared++
