@@ -1,6 +1,7 @@
 package results
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -78,7 +79,7 @@ func Judge(in Input) Outcome {
 	if err := s.compile(); err != nil {
 		return o.end(record.Error, "the agent declared an expectation that is no regular expression", err.Error())
 	}
-	o.Reports = s.unexpected(in.Reports)
+	o.Reports = s.settle(in.Reports)
 	for _, rule := range []func(Input, said, Outcome) (Outcome, bool){starved, crash, hang, broken, fail, skip} {
 		if judged, ok := rule(in, s, o); ok {
 			if v := judged.Verdict; len(judged.Reports) == 0 && (v == record.Crash || v == record.Hang || v == record.Error) {
@@ -87,7 +88,7 @@ func Judge(in Input) Outcome {
 			return judged
 		}
 	}
-	return o.end(record.Pass, "", "")
+	return o.end(record.Pass, "", s.provoked())
 }
 
 // end sets what an outcome is called and why.
@@ -114,9 +115,12 @@ func crash(in Input, s said, o Outcome) (Outcome, bool) {
 			o.Title, o.Reason = "unexpected IOMMU fault", join(first.Title, o.Reason)
 		}
 		o.Signature = first.Signature
-	case in.Exit.Panicked && !s.panicExpected(in.Reports):
+		if missing := s.missing(); missing != "" {
+			o.Reason = join(o.Reason, "declared, and not reported: "+missing)
+		}
+	case in.Exit.Panicked && !s.ended:
 		o = o.end(record.Crash, "kernel panic", "QEMU saw the guest panic; the console holds no report of it")
-	case in.Exit.Reset:
+	case in.Exit.Reset && !(in.Exit.Panicked && s.ended): // a kernel that has panicked resets itself
 		o = o.end(record.Crash, "the guest reset itself", lastLine(in.Exit))
 	case in.Faults > 0 && !s.faultExpected:
 		o = o.end(record.Crash, "unexpected IOMMU fault",
@@ -138,7 +142,7 @@ func hang(in Input, s said, o Outcome) (Outcome, bool) {
 		return o, false // what follows is the consequence
 	case !x.Booted && x.BootProven:
 		return o.end(record.Hang, silent(x), "the kernel never reached userspace; another one boots on this machine"), true
-	case !x.Booted:
+	case !x.Booted, s.ended:
 		return o, false
 	case x.AgentSignal != "":
 		return o.end(record.Hang, "agent killed by SIG"+x.AgentSignal+s.where(),
@@ -149,7 +153,8 @@ func hang(in Input, s said, o Outcome) (Outcome, bool) {
 	return o, false
 }
 
-// broken finds what is our fault. A stream that ends without done is one of those unless it says skip.
+// broken finds what is our fault. A stream that ends without done is one of those unless it says skip, or the
+// kernel has ended as the scenario declared that it would, which leaves the agent nothing to say.
 func broken(in Input, s said, o Outcome) (Outcome, bool) {
 	x := in.Exit
 	var title, reason string
@@ -160,16 +165,16 @@ func broken(in Input, s said, o Outcome) (Outcome, bool) {
 		title, reason = "the agent broke the record protocol", x.Protocol
 	case x.HostError != "":
 		title, reason = x.HostError, "the host could not do its work"
-	case x.QEMUExited && s.done == nil:
+	case x.QEMUExited && s.done == nil && !(x.Reset && s.ended):
 		title, reason = "QEMU ended early", x.QEMUStatus
 	case !x.Booted:
 		title, reason = "does not boot: "+silent(x), "no kernel was seen to boot on this machine, so this says nothing about this one"
 		if len(o.Reports) > 0 {
 			title = "does not boot: " + o.Reports[0].Title
 		}
-	case s.done == nil && s.skip == nil:
+	case s.done == nil && s.skip == nil && !s.ended:
 		title, reason = fmt.Sprintf("agent exited with status %d without done", x.AgentCode), x.AgentStderr
-	case s.done == nil && (x.AgentCode != 0 || x.AgentLost || x.AgentSignal != ""):
+	case s.done == nil && s.skip != nil && (x.AgentCode != 0 || x.AgentLost || x.AgentSignal != ""):
 		title, reason = "agent skipped and did not end well", x.AgentStderr
 	case s.done != nil && (s.done.Checks != s.checks || s.done.Failed != s.failed):
 		title = "a record was lost"
@@ -177,7 +182,7 @@ func broken(in Input, s said, o Outcome) (Outcome, bool) {
 			s.done.Checks, s.done.Failed, s.checks, s.failed)
 	case s.done != nil && s.skip == nil && s.invariants == 0:
 		title, reason = "the closing invariant is missing", "the agent said done and claimed nothing of it"
-	case x.AgentCode != 0 && s.failed == 0:
+	case x.AgentCode != 0 && s.failed == 0 && !s.ended:
 		title, reason = fmt.Sprintf("agent exited with status %d after done", x.AgentCode), x.AgentStderr
 	default:
 		return o, false
@@ -200,6 +205,8 @@ func fail(in Input, s said, o Outcome) (Outcome, bool) {
 		}
 	case s.skip != nil && in.SkipRefuted != "":
 		o = o.end(record.Fail, "a skip without its cause: "+s.skip.Reason, in.SkipRefuted)
+	case s.skip == nil && s.missing() != "":
+		o = o.end(record.Fail, "not reported: "+s.missing(), "the scenario did what the kernel must report")
 	default:
 		return o, false
 	}
@@ -258,11 +265,24 @@ type said struct {
 	firstFalse    *record.Check
 	falseStep     string
 	faultExpected bool
-	titles        []string
-	expected      []*regexp.Regexp
+	expected      []expectation
+	ended         bool // the kernel has, as declared
 	skip          *record.SkipReason
 	broken        string
 	done          *record.Done
+}
+
+// expectation is a kernel report that the scenario has declared.
+type expectation struct {
+	record.Expect
+	title *regexp.Regexp
+	came  string // the title of the first report that met it
+}
+
+// meets says whether a report is the declared one. One that ends the kernel is declared as such or not at all:
+// neither is the other's excuse.
+func (e expectation) meets(r record.Report) bool {
+	return e.title.MatchString(r.Title) && (e.Class == "" || e.Class == r.Class) && e.Fatal == r.Fatal
 }
 
 func read(records []record.Record) said {
@@ -285,7 +305,7 @@ func read(records []record.Record) said {
 		case r.Expect != nil:
 			s.faultExpected = s.faultExpected || r.Expect.Fault
 			if r.Expect.Title != "" {
-				s.titles = append(s.titles, r.Expect.Title)
+				s.expected = append(s.expected, expectation{Expect: *r.Expect})
 			}
 		case r.Skip != nil:
 			s.skip = r.Skip
@@ -299,27 +319,32 @@ func read(records []record.Record) said {
 }
 
 func (s *said) compile() error {
-	for _, title := range s.titles {
-		re, err := regexp.Compile(title)
+	for i, e := range s.expected {
+		re, err := regexp.Compile(e.Title)
 		if err != nil {
-			return fmt.Errorf("expect %q: %w", title, err)
+			return fmt.Errorf("expect %q: %w", e.Title, err)
 		}
-		s.expected = append(s.expected, re)
+		s.expected[i].title = re
 	}
 	return nil
 }
 
-func (s said) expects(r record.Report) bool {
-	if r.Class == record.ClassIOMMU && s.faultExpected {
-		return true
+// expects says whether a report was declared, and notes that it came.
+func (s *said) expects(r record.Report) bool {
+	met := r.Class == record.ClassIOMMU && s.faultExpected
+	for i := range s.expected {
+		if e := &s.expected[i]; e.meets(r) {
+			met = true
+			e.came = cmp.Or(e.came, r.Title)
+		}
 	}
-	return slices.ContainsFunc(s.expected, func(re *regexp.Regexp) bool { return re.MatchString(r.Title) })
+	return met
 }
 
-// unexpected gives the reports that count, in the order of the log and one beside the other: a group is
+// settle gives the reports that count, in the order of the log and one beside the other: a group is
 // for a reader, and an expected leader must not take its followers along. Only what follows an expected
 // report that ended the kernel is its consequence.
-func (s said) unexpected(reports []record.Report) []record.Report {
+func (s *said) settle(reports []record.Report) []record.Report {
 	var out []record.Report
 	for _, r := range Flatten(reports) {
 		switch {
@@ -327,14 +352,42 @@ func (s said) unexpected(reports []record.Report) []record.Report {
 		case !s.expects(r):
 			out = append(out, r)
 		case r.Fatal:
+			s.ended = true
 			return out
 		}
 	}
 	return out
 }
 
-func (s said) panicExpected(reports []record.Report) bool {
-	return slices.ContainsFunc(Flatten(reports), func(r record.Report) bool { return r.Fatal && s.expects(r) })
+// missing describes the first declared report that did not come, "" when all did.
+func (s said) missing() string {
+	for _, e := range s.expected {
+		if e.came == "" {
+			text := fmt.Sprintf("a report %q", e.Title)
+			if e.Class != "" {
+				text += fmt.Sprintf(" of class %s", e.Class)
+			}
+			if e.Fatal {
+				text += " that ends the kernel"
+			}
+			return text
+		}
+	}
+	return ""
+}
+
+// provoked names the declared reports that came, "" when none was declared.
+func (s said) provoked() string {
+	var titles []string
+	for _, e := range s.expected {
+		if !slices.Contains(titles, e.came) {
+			titles = append(titles, e.came)
+		}
+	}
+	if len(titles) == 0 {
+		return ""
+	}
+	return "reported, as declared: " + strings.Join(titles, "; ")
 }
 
 func (s said) where() string {

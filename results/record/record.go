@@ -109,10 +109,13 @@ const (
 	VerbNMI    Verb = "nmi"    // inject-nmi
 )
 
-// Expect declares something that would otherwise be a crash, from here to the end of the scenario.
+// Expect declares something that would otherwise be a crash, from here to the end of the scenario. A fault may
+// come, a report must. Class and Fatal are of the report with the title.
 type Expect struct {
 	Fault bool   `json:"fault,omitempty"` // an IOMMU fault
 	Title string `json:"title,omitempty"` // a kernel report whose title matches this regular expression
+	Class Class  `json:"class,omitempty"` // which is of this class; empty: of any
+	Fatal bool   `json:"fatal,omitempty"` // which ends the kernel, so that the agent says no more: not even done
 	Why   string `json:"why"`
 }
 
@@ -252,7 +255,7 @@ func (rec Record) body() error {
 		{KindCheck, rec.Check != nil, texts(rec.Check, func(b *Check) []string { return []string{b.Claim, b.Op, b.Want, b.Got, b.Site} })},
 		{KindLog, rec.Log != nil, texts(rec.Log, func(b *Log) []string { return []string{b.Text} })},
 		{KindCall, rec.Call != nil, texts(rec.Call, func(b *Call) []string { return []string{string(b.Verb), b.Device} })},
-		{KindExpect, rec.Expect != nil, texts(rec.Expect, func(b *Expect) []string { return []string{b.Title, b.Why} })},
+		{KindExpect, rec.Expect != nil, texts(rec.Expect, func(b *Expect) []string { return []string{b.Title, string(b.Class), b.Why} })},
 		{KindSkip, rec.Skip != nil, texts(rec.Skip, func(b *SkipReason) []string {
 			return []string{string(b.Kind), b.Reason, b.Remedy, b.Option, b.BuiltIn, b.Since, string(b.Limit)}
 		})},

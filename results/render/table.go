@@ -61,7 +61,7 @@ func Table(w io.Writer, s Summary) error {
 	return flush(w, &out)
 }
 
-// finding writes the lines below a cell that did not pass.
+// finding writes the lines below a cell: what it did not pass for, or what the kernel reported as it was to.
 func finding(out *bytes.Buffer, c results.Cell) {
 	const indent = "            "
 	note := func(s string) {
@@ -71,6 +71,7 @@ func finding(out *bytes.Buffer, c results.Cell) {
 	}
 	switch c.Verdict {
 	case record.Pass:
+		note(c.Reason) // what was declared and came
 	case record.Skip:
 		note(c.Title)
 		if c.Remedy != "" {
