@@ -17,7 +17,7 @@ import (
 	"github.com/nestbed/nestbed/scenarios/lab"
 )
 
-// Request is what the user asked for. Empty Globs mean every scenario.
+// Request is what the user asked for. Empty Globs mean every scenario of the areas that do not run on demand only.
 type Request struct {
 	Catalogue []lab.Scenario
 	Globs     []string
@@ -136,14 +136,15 @@ func variants(s lab.Scenario) []choice {
 }
 
 // choose returns the scenario variants that the globs name, in catalogue order and each once. A glob
-// without "@" names a scenario with all its variants.
+// without "@" names a scenario with all its variants, and one that does not begin with an area that runs on
+// demand only names none of that area.
 func choose(catalogue []lab.Scenario, globs []string) ([]choice, error) {
 	var all []choice
 	for _, s := range catalogue {
 		all = append(all, variants(s)...)
 	}
 	if len(globs) == 0 {
-		return all, nil
+		return slices.DeleteFunc(all, func(c choice) bool { return c.scenario.Area.OnDemand() }), nil
 	}
 	picked := make([]bool, len(all))
 	for _, glob := range globs {
@@ -156,6 +157,9 @@ func choose(catalogue []lab.Scenario, globs []string) ([]choice, error) {
 			ok, err := path.Match(glob, name)
 			if err != nil {
 				return nil, fmt.Errorf("scenario pattern %q: %w", glob, err)
+			}
+			if area := c.scenario.Area; area.OnDemand() && !strings.HasPrefix(glob, string(area)) {
+				continue
 			}
 			if ok {
 				picked[i] = true

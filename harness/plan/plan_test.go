@@ -85,6 +85,22 @@ func TestPlanChooses(t *testing.T) {
 	}
 }
 
+// What runs on demand only is never run by the way.
+func TestPlanLeavesOutWhatRunsOnDemand(t *testing.T) {
+	detect := lab.Scenario{Name: "detect-x", Area: lab.Detect, Timeout: time.Second, Variants: []lab.Variant{{Name: "group"}, {Name: "y"}}}
+	for glob, want := range map[string]int{
+		"": 4, "*": 4, "*@group": 1, "[a-z]*": 4, "d*": 0, "*-x": 0, "detect-*": 2, "detect*": 2, "detect-x": 2, "detect-x@y": 1, "detect-*@group": 1,
+	} {
+		var globs []string
+		if glob != "" {
+			globs = []string{glob}
+		}
+		got, err := choose(append(catalogue(), detect), globs)
+		assert.Equal(t, len(got), want, "%q", glob)
+		assert.Equal(t, errors.As(err, new(*UnknownError)), want == 0, "%q: %v", glob, err)
+	}
+}
+
 func TestPlanNamesTheNearestScenario(t *testing.T) {
 	_, err := choose(catalogue(), []string{"attach-*", "atach-tow@cdev"})
 	var unknown *UnknownError

@@ -63,9 +63,18 @@ const (
 	DMABuf   Area = "dmabuf"
 	Negative Area = "negative" // bad input
 	Nested   Area = "nested"
+
+	// Detect is about nestbed itself: each of its scenarios makes the kernel report something, declares the
+	// report, and passes when the kernel's log is read as exactly that. Such a report is no finding, so that a
+	// cell of this area passes where the same words would be a crash anywhere else.
+	Detect Area = "detect"
 )
 
-var areas = []Area{Attach, Unload, Detach, Hotplug, IOMMU, IRQ, Reset, DMABuf, Negative, Nested}
+var areas = []Area{Attach, Unload, Detach, Hotplug, IOMMU, IRQ, Reset, DMABuf, Negative, Nested, Detect}
+
+// OnDemand says whether the area's scenarios run only when they are asked for by a name or a pattern that
+// begins with the area's own. They say nothing about KVM and VFIO, and their guests end badly.
+func (a Area) OnDemand() bool { return a == Detect }
 
 // Needs is what a scenario asks of kernel and machine. It is data, so that a plan can decide without
 // booting anything.
@@ -149,6 +158,8 @@ func (s Scenario) Validate() error {
 		return fmt.Errorf("scenario %s: the summary is not one line", s.Name)
 	case !slices.Contains(areas, s.Area):
 		return fmt.Errorf("scenario %s: unknown area %q", s.Name, s.Area)
+	case s.Area.OnDemand() && !strings.HasPrefix(s.Name, string(s.Area)+"-"):
+		return fmt.Errorf("scenario %s: nobody who asks for area %s would get it by this name", s.Name, s.Area)
 	case s.Timeout <= 0:
 		return fmt.Errorf("scenario %s: no timeout", s.Name)
 	case s.Run == nil:

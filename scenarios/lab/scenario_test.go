@@ -26,6 +26,7 @@ func TestValidate(t *testing.T) {
 		`ends in "arm64"`:     func(s *Scenario) { s.Name = "attach-arm64" },
 		"not one line":        func(s *Scenario) { s.Summary = "a\nb" },
 		"unknown area":        func(s *Scenario) { s.Area = "sundry" },
+		"asks for area":       func(s *Scenario) { s.Area = Detect },
 		"no timeout":          func(s *Scenario) { s.Timeout = 0 },
 		"nothing to run":      func(s *Scenario) { s.Run = nil },
 		"MAJOR.MINOR":         func(s *Scenario) { s.Needs.MaxKernel = "6" },

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -64,9 +65,22 @@ func listScenarios(w io.Writer) error {
 		}
 		byArea[s.Area] = append(byArea[s.Area], s)
 	}
+	slices.SortStableFunc(areas, func(a, b lab.Area) int { // what runs on demand only stands apart, at the end
+		switch {
+		case a.OnDemand() == b.OnDemand():
+			return 0
+		case a.OnDemand():
+			return 1
+		}
+		return -1
+	})
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, area := range areas {
-		fmt.Fprintf(tw, "%s\n", area)
+		if area.OnDemand() {
+			fmt.Fprintf(tw, "\n%s, on demand: nestbed run '%[1]s-*'\n", area)
+		} else {
+			fmt.Fprintf(tw, "%s\n", area)
+		}
 		for _, s := range byArea[area] {
 			fmt.Fprintf(tw, "  %s\t%s\n", s.Name, s.Summary)
 			for _, v := range s.Variants {
