@@ -33,6 +33,7 @@ guestagent/uapi: NONE
 guestagent/tracefs: NONE
 guestagent/uevent: NONE
 guestagent/kprobe: NONE
+guestagent/bpf: NONE
 harness/qmp: NONE
 harness/qmp/qmptest: harness/qmp
 kernels/flock: NONE

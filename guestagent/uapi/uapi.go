@@ -1,7 +1,7 @@
 // Package uapi holds the numbers and struct layouts that the kernel's KVM, VFIO and IOMMUFD character devices
 // speak, and the one way to speak them: Ioctl on a descriptor that a Desc owns.
 //
-// It owns what include/uapi/linux/{kvm,vfio,iommufd}.h say, for x86-64, as far as the agent uses it. It has no
+// It owns what include/uapi/linux/{kvm,vfio,iommufd,userfaultfd}.h say, for x86-64, as far as the agent uses it. It has no
 // opinion on what an answer should be: that is the scenarios'.
 package uapi
 

@@ -65,20 +65,34 @@ func (d *VFIODevice) SettleDMA() {
 // KernelSymbol is the first of these functions that the kernel has: the one for Pending.BlockedIn where kernels
 // name it differently.
 func (t *T) KernelSymbol(names ...string) string {
+	table := t.symbols()
+	for _, name := range names {
+		if table.has(name) {
+			return name
+		}
+	}
+	t.Broken("this kernel has no function " + strings.Join(names, " or ") + ": its name has changed")
+	return ""
+}
+
+// HasSymbol reports whether the kernel has a function. It tells how a kernel was configured where nothing else does.
+func (t *T) HasSymbol(name string) bool { return t.symbols().has(name) }
+
+// symbols is the kernel's list of its functions.
+func (t *T) symbols() symbolTable {
 	table, err := os.ReadFile(filepath.Join(t.env.Root, "/proc/kallsyms"))
 	if errors.Is(err, fs.ErrNotExist) {
 		t.SkipConfig("CONFIG_KALLSYMS", "this kernel does not name its functions")
 	}
 	t.mustHost("symbols of the kernel", err)
-	for _, name := range names {
-		for _, end := range []string{"\n", "\t"} { // a module's function is followed by its module
-			if bytes.Contains(table, []byte(" "+name+end)) {
-				return name
-			}
-		}
-	}
-	t.Broken("this kernel has no function " + strings.Join(names, " or ") + ": its name has changed")
-	return ""
+	return table
+}
+
+type symbolTable []byte
+
+func (s symbolTable) has(name string) bool {
+	// A module's function is followed by its module.
+	return bytes.Contains(s, []byte(" "+name+"\n")) || bytes.Contains(s, []byte(" "+name+"\t"))
 }
 
 // GroupViable asks the open group whether every device of it is bound to VFIO or to nothing.

@@ -111,11 +111,13 @@ func TestKernelSymbol(t *testing.T) {
 	fs.Apply(t, root, fs.WithDir("proc", fs.WithFile("kallsyms",
 		"0000000000000000 t vfio_unregister_group_dev_old\n0000000000000000 T vfio_del_group_dev\t[vfio]\n")))
 	list := host(t, root.Path(), scenario(func(t *T) {
+		t.Check(t.HasSymbol("vfio_del_group_dev") && t.HasSymbol("vfio_unregister_group_dev_old"), "both are there")
+		t.Check(!t.HasSymbol("vfio_unregister_group_dev"), "and no other")
 		t.WantText(t.KernelSymbol("vfio_unregister_group_dev", "vfio_del_group_dev"), "vfio_del_group_dev", "a module's function")
 		t.KernelSymbol("vfio_nothing")
 	}), nil)
 	assert.DeepEqual(t, own(list), []string{
-		"ok a module's function",
+		"ok both are there", "ok and no other", "ok a module's function",
 		"broken this kernel has no function vfio_nothing: its name has changed",
 	})
 }

@@ -1,6 +1,10 @@
 package lab
 
-import "errors"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // The verbs of this file are about single descriptors: to close them in an order of one's own, to pass them
 // to another process, or to ask something of them that no other verb would.
@@ -48,4 +52,11 @@ func (v *VM) VFIOFD() int { return v.vfio.FD() }
 func (t *T) LiveVMs() int {
 	t.mustHost("uevents", t.events.pump())
 	return len(t.events.live) - t.idle.vms
+}
+
+// Pipe makes a pipe. Its ends are closed at the end at the latest.
+func (t *T) Pipe() (read, write *Descriptor) {
+	var ends [2]int
+	t.mustHost("pipe", unix.Pipe2(ends[:], unix.O_CLOEXEC))
+	return t.own(ends[0], "pipe"), t.own(ends[1], "pipe")
 }
