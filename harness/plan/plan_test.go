@@ -147,6 +147,8 @@ func TestKernelOptionsAndModulesDecide(t *testing.T) {
 	}{
 		{lab.Needs{Options: []string{"CONFIG_IOMMUFD"}}, "needs CONFIG_IOMMUFD, which this kernel was built without"},
 		{lab.Needs{Options: []string{"CONFIG_VFIO"}}, ""},
+		{lab.Needs{Without: []string{"CONFIG_VFIO"}}, "needs a kernel without CONFIG_VFIO, which this one has"},
+		{lab.Needs{Without: []string{"CONFIG_IOMMUFD", "CONFIG_UNHEARD_OF"}}, ""},
 		{lab.Needs{Modules: []string{"kvm"}}, ""},
 		{lab.Needs{Modules: []string{"iommufd"}}, "needs module iommufd, which this kernel does not have"},
 		{lab.Needs{MaxKernel: "6.1"}, "needs Linux 6.1 or earlier, this is 6.12.9-test"},

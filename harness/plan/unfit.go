@@ -154,6 +154,11 @@ func unfitKernel(needs lab.Needs, k kernels.Kernel, _ machine.Machine) (reason, 
 			return "needs " + option + ", which this kernel was built without", withOption + option
 		}
 	}
+	for _, option := range needs.Without {
+		if v := k.Option(option); v == "y" || v == "m" {
+			return "needs a kernel without " + option + ", which this one has", "a kernel without " + option
+		}
+	}
 	for _, name := range needs.Modules {
 		if k.Has(name) == kernels.Absent {
 			return "needs module " + name + ", which this kernel does not have", withOption + "CONFIG_" + strings.ToUpper(name)

@@ -85,6 +85,7 @@ type Needs struct {
 	MinKernel string   // "6.6"; empty: any
 	MaxKernel string   // inclusive: "6.1" includes every 6.1.y
 	Options   []string // "CONFIG_X", each y or m
+	Without   []string // "CONFIG_X", none y or m
 
 	// NativeHotplug asks for root ports that do hot-plug by themselves (pciehp). q35 leaves it to ACPI
 	// otherwise, as stock machines do.
@@ -106,6 +107,7 @@ func (n Needs) and(more Needs) Needs {
 		MinKernel:     cmp.Or(more.MinKernel, n.MinKernel),
 		MaxKernel:     cmp.Or(more.MaxKernel, n.MaxKernel),
 		Options:       slices.Concat(n.Options, more.Options),
+		Without:       slices.Concat(n.Without, more.Without),
 		NativeHotplug: n.NativeHotplug || more.NativeHotplug,
 
 		NoInterruptRemapping: n.NoInterruptRemapping || more.NoInterruptRemapping,
@@ -186,7 +188,7 @@ func (n Needs) validate() error {
 	if !versionForm.MatchString(n.MinKernel) || !versionForm.MatchString(n.MaxKernel) {
 		return errors.New("a kernel bound that is not MAJOR.MINOR")
 	}
-	for _, o := range n.Options {
+	for _, o := range slices.Concat(n.Options, n.Without) {
 		if !optionForm.MatchString(o) {
 			return fmt.Errorf("option %q is not CONFIG_X", o)
 		}

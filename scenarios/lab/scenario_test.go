@@ -34,6 +34,7 @@ func TestValidate(t *testing.T) {
 		"variant v twice":     func(s *Scenario) { s.Variants = []Variant{{Name: "v"}, {Name: "v"}} },
 		"@v: option":          func(s *Scenario) { s.Variants = []Variant{{Name: "v", Needs: Needs{Options: []string{"X"}}}} },
 		`option "IOMMUFD" is`: func(s *Scenario) { s.Needs.Options = []string{"IOMMUFD"} },
+		`option "KASAN" is`:   func(s *Scenario) { s.Needs.Without = []string{"KASAN"} },
 	} {
 		s := good
 		change(&s)
