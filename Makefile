@@ -56,8 +56,8 @@ e2e: payload ## end-to-end tests: real QEMU, real kernels
 built: payload ## a patch series on a kernel that is built for it, once; the next time only what has changed
 	NESTBED_BUILD=1 $(GO) test -timeout 60m -count=1 -run 'TestSeriesOfFour' ./harness/cmd/nestbed
 
-test-all: test ## make test, the tier on every stock kernel and machine, every flavour of kernels built here
-	NESTBED_ALL=1 $(GO) test -timeout 480m -count=1 -run 'TestTierEverywhere|TestFlavours' ./harness/cmd/nestbed
+test-all: test ## make test, the tier on every stock kernel and machine, every flavour of kernels built here, provoked reports
+	NESTBED_ALL=1 $(GO) test -timeout 480m -count=1 -run 'TestTierEverywhere|TestFlavours|TestDetectEverywhere' ./harness/cmd/nestbed
 
 bench: setup build ## ratios against bare QEMU, with a spinner beside
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./harness/bench

@@ -179,6 +179,33 @@ func TestOtherMachines(t *testing.T) {
 	assert.Equal(t, status, 0)
 }
 
+// What the kernel reports is found and called what it is: of a kernel that goes on, of one that is stuck, and of one
+// that is gone.
+func TestDetect(t *testing.T) {
+	detect(t, "debian:6.12", 3)
+}
+
+// detect runs the area on a kernel; of its cells at least so many must run and none may end but as declared.
+func detect(t *testing.T, kernel string, least int) {
+	t.Helper()
+	status, cells := suite(t, "--no-known", "-k", kernel, "detect-*")
+	n := map[record.Verdict]int{}
+	for _, c := range cells {
+		n[c.Verdict]++
+		switch c.Verdict {
+		case record.Pass:
+			assert.Check(t, strings.HasPrefix(c.Reason, "reported, as declared: "), "%s: %s", c.ID(), c.Reason)
+		case record.Skip:
+			assert.Check(t, c.Reason != "" && c.Remedy != "", "%s: a skip without reason or remedy", c.ID())
+		default:
+			t.Errorf("%s: %s %s; %s", c.ID(), c.Verdict, c.Title, c.Reason)
+		}
+	}
+	t.Log(n)
+	assert.Check(t, n[record.Pass] >= least, "%d cells pass", n[record.Pass])
+	assert.Check(t, cmp.Equal(status, 0))
+}
+
 // long is a scenario that runs for some seconds, on the default kernel.
 const long = "detach-sigkill-owner"
 
