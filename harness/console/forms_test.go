@@ -253,10 +253,14 @@ func TestReadBoundsLines(t *testing.T) {
 func TestCutAnywhere(t *testing.T) {
 	files, err := filepath.Glob("testdata/classes/*.log")
 	assert.NilError(t, err)
-	for _, file := range files {
-		data, err := os.ReadFile(file)
+	real, err := filepath.Glob("testdata/provoked/*.log")
+	assert.NilError(t, err)
+	for _, file := range append(files, real...) {
+		log, err := os.ReadFile(file)
 		assert.NilError(t, err)
-		_, log, _ := bytes.Cut(data, []byte("\n\n"))
+		if bytes.HasPrefix(log, []byte("TITLE: ")) {
+			_, log, _ = bytes.Cut(log, []byte("\n\n"))
+		}
 		whole := Parse(log)[0]
 		lines := bytes.SplitAfter(log, []byte("\n"))
 		found := false

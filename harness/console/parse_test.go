@@ -94,6 +94,59 @@ func TestRealLogs(t *testing.T) {
 	}
 }
 
+// The logs of provoked are real: what kernels print when they are made to (nestbed run 'detect-*'), from the
+// provocation to the guest's end, the registers of user space and the lines of others left as they came. The first
+// title is the report's, the others are those of its followers.
+var provokedLogs = map[string][]string{
+	"access-userspace-6.12-kasan":       {"general protection fault in lkdtm_ACCESS_USERSPACE"},
+	"bpf-soft-lockup-debian-6.12":       {"BUG: soft lockup in sys_bpf"},
+	"bug-6.12-base":                     {"kernel BUG in lkdtm_BUG"},
+	"corrupt-list-del-6.12-base":        {"WARNING: corrupted list in lkdtm_CORRUPT_LIST_DEL"},
+	"exception-6.12-base":               {"BUG: unable to handle kernel NULL pointer dereference in lkdtm_EXCEPTION"},
+	"exception-6.12-kasan":              {"general protection fault in lkdtm_EXCEPTION"},
+	"exec-data-6.12-base":               {"BUG: unable to handle kernel paging request in corrupted"},
+	"exec-data-6.12-kasan":              {"BUG: unable to handle kernel paging request in data_area"},
+	"fortify-strscpy-6.12-kasan":        {"KASAN: stack-out-of-bounds Write in lkdtm_FORTIFY_STRSCPY"},
+	"hung-task-6.12-base":               {"INFO: task hung in lkdtm_HUNG_TASK"},
+	"hung-task-6.12-kasan":              {"INFO: task hung in lkdtm_HUNG_TASK"},
+	"panic-6.12-base":                   {"kernel panic: dumptest"},
+	"pipe-hung-task-debian-6.12":        {"INFO: task hung in pipe_write"},
+	"refcount-inc-zero-6.12-base":       {"WARNING: refcount bug in lkdtm_REFCOUNT_INC_ZERO"},
+	"slab-free-double-6.12-kasan":       {"KASAN: invalid-free in lkdtm_do_action"},
+	"slab-linear-overflow-6.12-kasan":   {"KASAN: slab-out-of-bounds Write in lkdtm_SLAB_LINEAR_OVERFLOW"},
+	"softlockup-6.12-kasan":             {"BUG: soft lockup in full_proxy_write"},
+	"spinlockup-6.12-base":              {"BUG: scheduling while atomic in syscall_exit_to_user_mode", "BUG: soft lockup in full_proxy_write"},
+	"spinlockup-6.12-kasan":             {"WARNING: lock held when returning to user space in lkdtm_do_action", "BUG: sleeping function called from invalid context in __fput", "BUG: scheduling while atomic in do_nanosleep", "BUG: soft lockup in full_proxy_write"},
+	"sysrq-c-debian-6.12":               {"kernel panic: sysrq triggered crash"},
+	"unset-smep-6.12-base":              {"WARNING in native_write_cr4"},
+	"vmalloc-linear-overflow-6.12-base": {"BUG: unable to handle kernel paging request in lkdtm_VMALLOC_LINEAR_OVERFLOW"},
+	"warning-6.12-base":                 {"WARNING in lkdtm_WARNING"},
+	"warning-message-6.12-kasan":        {"WARNING in lkdtm_WARNING_MESSAGE"},
+	"write-after-free-6.12-kasan":       {"KASAN: slab-use-after-free Write in lkdtm_WRITE_AFTER_FREE"},
+	"write-ro-6.12-base":                {"BUG: unable to handle kernel paging request in lkdtm_WRITE_RO"},
+}
+
+func TestProvokedLogs(t *testing.T) {
+	files, err := filepath.Glob("testdata/provoked/*.log")
+	assert.NilError(t, err)
+	assert.Equal(t, len(files), len(provokedLogs), "each log has its expected titles")
+	for name, want := range provokedLogs {
+		t.Run(name, func(t *testing.T) {
+			log, err := os.ReadFile("testdata/provoked/" + name + ".log")
+			assert.NilError(t, err)
+			reports := Parse(log)
+			assert.Equal(t, len(reports), 1, describe(reports))
+			got := []string{reports[0].Title}
+			for _, f := range reports[0].Followers {
+				got = append(got, f.Title)
+			}
+			assert.DeepEqual(t, got, want)
+			golden.Assert(t, describe(reports), "provoked/"+name+".golden")
+			checkReport(t, reports[0], log)
+		})
+	}
+}
+
 // The logs of classes are written by hand after the words of the kernel's sources, which a stock kernel does
 // not say in any order: TITLE and what follows it is what must be found, alone, in the lines below.
 func TestClasses(t *testing.T) {
