@@ -138,6 +138,9 @@ func (diagnosis) words() []string {
 		"sysctl.kernel.panic_on_warn=0",
 		"sysctl.kernel.hung_task_panic=0",
 		"sysctl.kernel.hung_task_timeout_secs=10",
+		// A CPU that is stuck is the guest's only one. Since the 8250 console prints from a task of its own (7.x),
+		// nothing but the panic gets the report of a soft lockup out.
+		"sysctl.kernel.softlockup_panic=1",
 		// The host asks a silent guest by NMI: the kernel dumps all CPUs and panics.
 		"unknown_nmi_panic", "panic_print=0x40", "sysrq_always_enabled",
 	}

@@ -36,4 +36,4 @@
   -device pcie-root-port,id=port4,chassis=4,slot=4,addr=13.0 \
   -kernel '/cache/it'\''s a kernel/vmlinuz' \
   -initrd /cache/init.cpio \
-  -append 'rdinit=/init nokaslr no_timer_check cryptomgr.notests initcall_blacklist=jent_mod_init panic=-1 sysctl.kernel.panic_on_oops=0 sysctl.kernel.panic_on_warn=0 sysctl.kernel.hung_task_panic=0 sysctl.kernel.hung_task_timeout_secs=10 unknown_nmi_panic panic_print=0x40 sysrq_always_enabled console=ttyS0,115200 earlyprintk=ttyS0,115200 loglevel=7 printk.time=1 iommu.passthrough=0 iommu.strict=1 intel_iommu=on loglevel=8 dyndbg="file vfio* +p"'
+  -append 'rdinit=/init nokaslr no_timer_check cryptomgr.notests initcall_blacklist=jent_mod_init panic=-1 sysctl.kernel.panic_on_oops=0 sysctl.kernel.panic_on_warn=0 sysctl.kernel.hung_task_panic=0 sysctl.kernel.hung_task_timeout_secs=10 sysctl.kernel.softlockup_panic=1 unknown_nmi_panic panic_print=0x40 sysrq_always_enabled console=ttyS0,115200 earlyprintk=ttyS0,115200 loglevel=7 printk.time=1 iommu.passthrough=0 iommu.strict=1 intel_iommu=on loglevel=8 dyndbg="file vfio* +p"'
