@@ -11,7 +11,8 @@ import (
 // A CPU that runs no other task for twice kernel.watchdog_thresh seconds is reported by the watchdog's timer. A BPF
 // program that is run for a test does that to any kernel, and runs until long after the host has ended the guest.
 //
-// The report is named after the system call: where in a loop the timer met the CPU is chance.
+// The report is named after the system call: where in a loop the timer met the CPU is chance. Its wrapper, which has
+// sys_ in its name, is no frame of its own on 5.10.
 var _ = lab.Register(lab.Scenario{
 	Name:    "detect-soft-lockup",
 	Summary: "the report of a CPU that is stuck in the kernel is found, and ends the guest",
@@ -25,7 +26,7 @@ var _ = lab.Register(lab.Scenario{
 		t.Sysctl("kernel/watchdog_thresh", "2")
 		t.Step("occupy the CPU")
 		t.Provoke(record.Expect{
-			Title: "^BUG: soft lockup in sys_bpf$", Class: record.ClassLockup, Fatal: true, Why: "a program that does not end",
+			Title: "^BUG: soft lockup in (sys_)?bpf$", Class: record.ClassLockup, Fatal: true, Why: "a program that does not end",
 		}, 30*time.Second, occupy)
 	},
 })

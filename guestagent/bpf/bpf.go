@@ -27,16 +27,22 @@ const (
 )
 
 const (
-	// valueSize is what one call of the program's copies onto itself. A copy takes tens of milliseconds where the
-	// CPU is emulated.
-	valueSize = 32 << 20
-	// turns is how often it does. The verifier walks through all of them beforehand.
-	turns = 4000
+	// valueSize is what one call of the program's copies onto itself. Old kernels (5.10) take no value beyond what
+	// kmalloc can give.
+	valueSize = 4<<20 - 4096
+	// turns is how often it does. A copy takes milliseconds; the verifier walks through all of them beforehand.
+	turns = 32_000
 )
 
 // Occupy runs the program, and returns when it has ended by itself. A raw tracepoint's program is run inside
-// get_cpu() when it is run for a test (bpf_prog_test_run_raw_tp, since 5.10).
+// get_cpu() when it is run for a test (bpf_prog_test_run_raw_tp, since 5.10). The process may lock any amount of
+// memory from then on.
 func Occupy() error {
+	// Up to 5.10 a map counts as locked memory.
+	err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	if err != nil {
+		return fmt.Errorf("bpf: limit of locked memory: %w", err)
+	}
 	mapFD, err := createMap()
 	if err != nil {
 		return err
