@@ -166,7 +166,10 @@ var (
 	refcountBug = []lkdtmReport{{"WARNING: refcount bug in @", record.ClassRefcount, false, ""}}
 	pagingFault = oopses("BUG: unable to handle kernel paging request in @")
 	// The processor is where nothing has a name, and the unwinder believes nothing above it.
-	unnamed     = oopses("BUG: unable to handle kernel paging request in corrupted")
+	unnamed = oopses("BUG: unable to handle kernel paging request in corrupted")
+	// The same in a module's data, which has a name with CONFIG_KALLSYMS_ALL, and up to 6.1 that of the function in
+	// front of it.
+	inModule    = oopses(`BUG: unable to handle kernel paging request in (corrupted|data_area|lkdtm_\w+)`)
 	usercopyBug = []lkdtmReport{{"BUG: bad usercopy in @", record.ClassBug, true, ""}}
 	// With a stack protector the canary is found to be gone, without one the return address is.
 	corruptStack = []lkdtmReport{
@@ -197,7 +200,9 @@ var crimes = []crime{
 		{`BUG: (sleeping function called from invalid context|scheduling while atomic) in \w+`, record.ClassBug, false, ""},
 		{`BUG: soft lockup in full_proxy_write\w*`, record.ClassLockup, true, ""},
 	}},
-	{"HUNG_TASK", with("CONFIG_DETECT_HUNG_TASK"), []lkdtmReport{{"INFO: task hung in @", record.ClassHung, false, ""}}},
+	{"HUNG_TASK", with("CONFIG_DETECT_HUNG_TASK"), []lkdtmReport{
+		{"INFO: task hung in (@|direct_entry)", record.ClassHung, false, ""}, // on 6.1 its last call is a jump
+	}},
 	{"ARRAY_BOUNDS", with("CONFIG_UBSAN_BOUNDS"), ubsan("UBSAN: array-index-out-of-bounds in @")},
 	{"FAM_BOUNDS", with("CONFIG_UBSAN_BOUNDS", "CONFIG_CC_HAS_COUNTED_BY"), ubsan("UBSAN: array-index-out-of-bounds in @")},
 	{"PTR_BOUNDS", lab.Needs{MinKernel: "7.3", Options: []string{"CONFIG_KASAN"}}, kasans("KASAN: slab-out-of-bounds Read in @")},
@@ -227,11 +232,11 @@ var crimes = []crime{
 	{"WRITE_RO", lab.Needs{}, pagingFault},
 	{"WRITE_RO_AFTER_INIT", lab.Needs{}, pagingFault},
 	{"WRITE_KERN", lab.Needs{}, pagingFault},
-	{"EXEC_DATA", lab.Needs{}, oopses("BUG: unable to handle kernel paging request in (corrupted|data_area)")}, // data has a name with CONFIG_KALLSYMS_ALL
+	{"EXEC_DATA", lab.Needs{}, inModule},
 	{"EXEC_STACK", lab.Needs{}, unnamed},
 	{"EXEC_KMALLOC", lab.Needs{}, unnamed},
 	{"EXEC_VMALLOC", lab.Needs{}, unnamed},
-	{"EXEC_RODATA", lab.Needs{}, oopses("BUG: unable to handle kernel paging request in (corrupted|lkdtm_rodata_do_nothing)")},
+	{"EXEC_RODATA", lab.Needs{}, inModule},
 	{"EXEC_USERSPACE", lab.Needs{}, unnamed},
 	{"EXEC_NULL", lab.Needs{}, oopses("BUG: unable to handle kernel NULL pointer dereference in execute_location")},
 	{"ACCESS_USERSPACE", lab.Needs{}, []lkdtmReport{

@@ -15,7 +15,7 @@ func TestDetectEverywhere(t *testing.T) {
 		t.Skip("make test-all builds the kernels that it needs, for an hour")
 	}
 	for _, k := range stockKernels {
-		t.Run(k.spec, func(t *testing.T) { detect(t, k.spec, 2) })
+		t.Run(k.spec, func(t *testing.T) { detect(t, k.spec, 3) })
 	}
 	for _, source := range []string{"debian-source:6.12", "debian-source:trixie-backports/7.3"} {
 		for _, f := range []struct {
