@@ -15,6 +15,7 @@ type frame struct {
 	sure   bool   // not marked with "?"
 	inline bool   // written by a symbolizer: the kernel itself prints no such frame
 	site   record.Site
+	from   string // who called it, which arm says with each frame
 }
 
 // maxName bounds a function's or module's name; the kernel's own limit for a symbol is 512.
@@ -25,12 +26,11 @@ const maxName = 160
 func parseFrame(text []byte) (frame, bool) {
 	text = bytes.TrimSpace(text)
 	f := frame{sure: true}
-	for bytes.HasPrefix(text, []byte("[<")) { // up to 4.8: [<ffffffff811e0081>] func+0x...
-		end := bytes.Index(text, []byte(">]"))
-		if end < 0 {
-			return f, false
-		}
-		text = bytes.TrimLeft(text[end+2:], " ")
+	for n := address(text); n > 0; n = address(text) {
+		text = bytes.TrimLeft(text[n:], " ")
+	}
+	if rest, ok := bytes.CutSuffix(text, []byte(" (unreliable)")); ok { // powerpc's
+		f.sure, text = false, rest
 	}
 	if rest, ok := bytes.CutPrefix(text, []byte("? ")); ok {
 		f.sure, text = false, bytes.TrimLeft(rest, " ")
@@ -52,6 +52,7 @@ func parseFrame(text []byte) (frame, bool) {
 	if from := armFrom(rest); from != nil {
 		// A symbolizer repeats the line for each function that was inlined into the caller.
 		f.inline = bytes.HasSuffix(from, []byte(" [inline])")) || bytes.HasSuffix(from, []byte(" [inline]"))
+		f.from = baseName(string(from[:symbol(from)]))
 		return f, f.inline || offset(from[symbol(from):]) > 0
 	}
 	// func (virt/kvm/kvm_main.c:1234) kvm       from decode_stacktrace.sh
@@ -75,6 +76,32 @@ func parseFrame(text []byte) (frame, bool) {
 		return f, true
 	}
 	return f, false
+}
+
+// address gives the length of what older kernels and other machines put before a frame, 0 when there is nothing: the
+// address "[<ffffffff811e0081>]", in parentheses on s390, the stack and the address "[c0000000049a8771]" on powerpc.
+func address(s []byte) int {
+	i := 0
+	if len(s) > 1 && s[0] == '(' && s[1] == '[' {
+		i = 1
+	}
+	if i >= len(s) || s[i] != '[' {
+		return 0
+	}
+	if i++; i < len(s) && s[i] == '<' {
+		if end := bytes.Index(s[i:min(len(s), i+32)], []byte(">]")); end > 0 {
+			return i + end + len(">]")
+		}
+		return 0
+	}
+	first := i
+	for i < len(s) && hexDigit(s[i]) {
+		i++
+	}
+	if n := i - first; n < 8 || n > 16 || i == len(s) || s[i] != ']' {
+		return 0
+	}
+	return i + 1
 }
 
 // site reads a function's "+0x1f/0x40" and the build id in "[kvm 0123abcd...]".

@@ -53,6 +53,13 @@ func (p pick) guilty(frames []frame, skip []string) (string, int) {
 			return withoutSyscall(f.name), i
 		}
 	}
+	if p == pickFirst { // a trace of helpers alone: the innermost of them has to stand for it
+		for i, f := range frames {
+			if !f.inline && !matches(f.name, reporters) && !matches(f.name, skip) {
+				return withoutSyscall(f.name), i
+			}
+		}
+	}
 	return "", -1
 }
 
@@ -83,7 +90,7 @@ func matches(name string, fragments []string) bool {
 
 // withoutSyscall drops what an architecture puts before the name of a system call.
 func withoutSyscall(name string) string {
-	for _, p := range []string{"SYSC_", "SyS_", "sys_", "__x64_", "__ia32_", "__arm64_", "__se_sys_", "__se_", "__do_sys_", "____sys_", "___sys_", "__sys_", "ksys_"} {
+	for _, p := range []string{"compat_SYSC_", "compat_SyS_", "SYSC_", "SyS_", "sys_", "__x64_", "__ia32_", "__arm64_", "__se_sys_", "__se_", "__do_sys_", "____sys_", "___sys_", "__sys_", "ksys_"} {
 		if rest, ok := strings.CutPrefix(name, p); ok && rest != "" {
 			return rest
 		}
@@ -92,34 +99,39 @@ func withoutSyscall(name string) string {
 }
 
 // onlyReports reports whether a function cannot be the one that a bug is named after.
-func onlyReports(name string) bool { return matches(name, messengers) }
+func onlyReports(name string) bool { return matches(name, reporters) || matches(name, helpers) }
 
-// Frames that speak for others, whatever the report.
-var messengers = words(`
+// Frames that find and print what others did.
+var reporters = words(`
 	^panic ^vpanic nmi_panic ^die$ ^__die ^die_ ^oops_ __warn ^warn_ handle_bug fixup_bug report_bug invalid_op ^exc_ ^asm_exc_ do_error
 	^do_trap _trap$ page_fault_oops ^no_context$ ^bad_area ^__bad_area mm_fault_error do_user_addr_fault do_kern_addr_fault
 	^do_page_fault ^__do_page_fault ^async_page_fault$ ^page_fault$ ^general_protection$ ^error_entry$
 	^do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^do_debug_exception ^program_check
-	show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame ^__unwind_start$
+	show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
 	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ ^hex_string$
 	^ip_addr_string$ ^ip4_addr_string ^ip6_addr_string ^ip4_string$ ^ip6_string$ ^ip6_compressed_string$ ^mac_address_string$ ^uuid_string$ hex_dump ^dev_err ^dev_warn
 	^dev_info ^get_taint$
 
-	kasan ^__asan ^__hwasan hwasan ^__sanitizer ^kfence_report ^kfence_handle_page_fault$ kmsan ^__msan ^__tsan kcsan ^kcsan check_memory_region ubsan read_word_at_a_time
+	kasan ^__asan ^__hwasan hwasan ^__sanitizer ^kfence_report ^kfence_handle_page_fault$ kmsan ^__msan ^__tsan kcsan ^kcsan check_memory_region ubsan read_word_at_a_time ^__read_once_word
 	kmemleak ^object_err ^slab_ ^__slab_ ^___slab_ slab_err check_slab check_object ^free_debug_ ^alloc_debug_ free_to_partial_list
 	^___cache_free allocate_slab ^new_slab kmem_cache fortify ^usercopy_ check_heap_object ^__check_object_size
 	debug_object debug_check_no_obj debug_print_object is_static_object ^add_dma_entry$ ^check_unmap$ ^debug_dma_ ^dma_map_ ^dma_unmap_
 
-	lockdep lock_acquire lock_release lock_class ^validate_chain$ mark_lock mark_held_locks reacquire_held_locks ^check_prev_add$ ^check_noncircular$
-	^check_deadlock$ ^check_irq_usage$ ^check_wait_context$ ^assign_lock_key$ ^debug_check_no_locks imbalance_bug trace_hardirq trace_softirq
-	^__bh_enable ^__local_bh local_bh_enable local_bh_disable ^_local_bh
+	lockdep lock_acquire lock_release lock_class ^validate_chain$ mark_lock mark_held_locks reacquire_held_locks ^check_prev ^check_noncircular$
+	^check_deadlock$ ^check_irq_usage$ ^check_usage ^check_wait_context$ ^valid_state$ ^assign_lock_key$ ^debug_check_no_locks imbalance_bug
+	^check_preemption_disabled$
+`)
+
+// Frames that do what anybody asks of them.
+var helpers = words(`
+	trace_hardirq trace_softirq ^__bh_enable ^__local_bh local_bh_enable local_bh_disable ^_local_bh
 
 	spin_lock spin_trylock spin_unlock ^do_raw_ ^queued_ ^native_queued_ raw_spin_rq read_lock read_trylock read_unlock write_lock write_trylock
 	write_unlock ^down$ ^down_ ^__down ^up_ ^__up_ ^percpu_down ^percpu_up ^__percpu_down ^rwsem_ ^mutex_ ^__mutex_ ^rt_mutex ^__rt_mutex
 	^ww_mutex ^rtlock_ ^rwbase_ ^rust_helper_ osq_lock osq_unlock owner_on_cpu ^complete$ ^__wake_up wait_for_completion ^__wait_for_common$ ^do_wait_for_common$ ^finish_wait$
 
 	^refcount_ ^__refcount ^kref_ ref_tracker ^atomic_ ^atomic64_ ^arch_atomic ^__list_add ^__list_del ^list_add ^list_del ^list_move ^list_replace
-	^list_splice ^__list_splice ^klist_ ^rb_ ^__rb_ ^hlist_ ^set_bit$ ^clear_bit$ ^test_bit$ ^change_bit$
+	^list_splice ^__list_splice ^klist_ ^rb_ ^__rb_ ^hlist_ ^set_bit$ ^clear_bit$ ^test_bit$ ^change_bit$ ^__set_bit$ ^__clear_bit$ ^test_and_ ^__test_and_
 
 	memcpy memset memmove memcmp memchr memdup strlen strnlen strcmp strncmp strcpy strncpy strlcpy strscpy strchr strstr strdup strndup rep_movs rep_stos
 	copy_to_user copy_from_user ^__copy_user copy_user_generic copy_to_iter copy_from_iter copy_page_to_iter copy_page_from_iter get_user put_user
@@ -128,24 +140,24 @@ var messengers = words(`
 	^kfree_sensitive$ ^free_large_kmalloc$ kfree_skb
 
 	^schedule$ ^__schedule schedule_timeout ^schedule_preempt ^schedule_idle io_schedule preempt_schedule ^context_switch$ ^__switch_to
-	^check_preemption_disabled$ ^dl_task_check_affinity$
+	^dl_task_check_affinity$
 
 	del_timer timer_delete lock_timer_base ^__mod_timer flush_work cancel_work cancel_delayed_work try_to_grab_pending drain_workqueue
 	destroy_workqueue queue_work ^insert_work$ queue_delayed_work kthread_stop ^kobject_ ^add_uevent_var$ ^get_device_parent$ ^put_device$ ^device_add$
 	^device_del$ ^device_unregister$ ^device_destroy$ ^device_release$ ^devres_release_all$ ^device_for_each_child$ sysfs_warn_dup ^sysfs_create_dir
 	^sysfs_remove ^device_remove_file$ unregister_netdev ^rollback_registered usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
-	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
+	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr ^ifs_free$ ^truncate_cleanup_folio$ ^truncate_inode_ rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
 	writel$ writeq$ ^crc32 ^crc16 _indirect_thunk_
 `)
 
 // What puts a task to sleep.
-var sleeps = words(`sched _lock _slowlock down rwsem completion kthread wait synchronize context_switch __switch_to rcu_barrier`)
+var sleeps = words(`^do_read_cache_ sched _lock _slowlock down rwsem completion kthread wait synchronize context_switch __switch_to rcu_barrier`)
 
 // What calls whatever was registered with it. Below it in a trace nothing tells one bug from another.
 var dispatchers = words(`
 	process_one_work do_syscall_ do_fast_syscall_ invoke_syscall ret_fast_syscall el0_svc do_softirq handle_softirqs call_timer_fn run_timers
 	run_timer_softirq hrtimer_run ksoftirqd smpboot_thread_fn ^kthread$ start_secondary cpu_startup_entry ret_from_fork netif_receive_skb
-	vfs_write vfs_read vfs_iter_ do_iter_read do_iter_write call_read_iter call_write_iter new_sync_read new_sync_write vfs_ioctl compat_ioctl
+	vfs_write vfs_read vfs_iter_ do_iter_read do_iter_write call_read_iter call_write_iter new_sync_read new_sync_write vfs_ioctl ^compat_ioctl
 	compat_sys_ioctl blkdev_ioctl ^call_mmap mmap_region do_mmap do_dentry_open vfs_open
 	^sock_sendmsg ^sock_recvmsg ^sock_release ^__sock_release ^setsockopt$ kernel_setsockopt sock_common_setsockopt ^listen$ kernel_listen sk_common_release
 	^sock_mmap ^accept$ kernel_accept ^sock_do_ioctl ^sock_ioctl ^compat_sock_ioctl ^nfnetlink_rcv_msg ^rtnetlink_rcv_msg ^netlink_dump

@@ -247,7 +247,45 @@ func (l *line) starts() (start, bool) {
 	if n := len(l.text); l.stamped && n > len(cutHere) && l.text[n-1] == '-' && bytes.HasSuffix(l.text, []byte(cutHere)) {
 		l.text = l.text[len(l.text)-len(cutHere):]
 	}
-	return starts(l.text)
+	st, ok := starts(l.text)
+	if !ok && l.stamped {
+		if rest := subsystemBug(l.text); rest != nil {
+			return startBug(rest), true
+		}
+		if rest := hungTask(l.text); rest != nil {
+			return startInfo("task ?" + string(rest))
+		}
+	}
+	return st, ok
+}
+
+// subsystemBug gives what follows "BUG: " in the line of a part of the kernel that puts its own name in front: "IPv6:
+// BUG: Address ...". A program that writes to the kernel's log has its pid behind its name.
+func subsystemBug(text []byte) []byte {
+	name, rest, ok := bytes.Cut(text[:min(len(text), 32)], []byte(": BUG: "))
+	if !ok || len(rest) == 0 || symbol(name) < len(name) {
+		return nil
+	}
+	return text[len(name)+len(": BUG: "):]
+}
+
+// hungTask gives what follows the task's name in the second half of a hung task's line, which a newline in that
+// name has cut: ":18088 blocked for more than 143 seconds.".
+func hungTask(text []byte) []byte {
+	if !bytes.HasSuffix(bytes.TrimRight(text, " "), []byte(" seconds.")) {
+		return nil
+	}
+	for _, what := range []string{" blocked ", " can't die "} {
+		at := bytes.Index(text, []byte(what))
+		if at < 0 {
+			continue
+		}
+		colon := bytes.LastIndexByte(text[:at], ':')
+		if pid := text[colon+1 : at]; colon >= 0 && len(pid) > 0 && digits(string(pid)) == len(pid) {
+			return text[colon:]
+		}
+	}
+	return nil
 }
 
 // cutCaller takes a caller off a line: "[  T123]" or "[    C0]" right behind the stamp, behind a space with some

@@ -16,7 +16,7 @@ const (
 	maxOpen      = 8    // reports at once, one per printing task or CPU
 	maxLines     = 4000 // of one report
 	maxIdle      = 60   // lines without a stack trace, of a report that should have one
-	maxChain     = 2000 // the same, of the lock validator, which prints how every lock came to depend on the next
+	maxChain     = 2000 // the same, where the kernel prints how every lock came to depend on the next, or all workqueues
 	maxForeign   = 8    // lines of others in a row, within the tags of a stack trace
 	maxFrames    = 64   // of a stack trace: its innermost half and its outermost
 	maxHead      = 25
@@ -304,7 +304,8 @@ func (b *builder) absorbs(l line, st start) bool {
 		b.extend(l)
 		b.keep(l.text)
 		return true
-	case b.warn && !b.ud && st.part && b.trace == noTrace && st.panic: // panic_on_warn comes before the WARN's own stack trace
+	case st.panic && b.trace == noTrace && (b.warn && !b.ud && st.part || b.ends == endsAtTrace && b.rip == nil && b.seen < maxIdle/2):
+		// panic_on_warn and its kind come before the report's own stack trace
 		b.fatal = true
 		b.extend(l)
 		b.keep(l.text)
@@ -381,7 +382,7 @@ func (b *builder) take(l line) (complete bool) {
 		if !b.slab || !hasAny(text, "Object 0x", "Slab 0x", "INFO: ") {
 			b.idle++
 		}
-		if b.idle > maxIdle && (b.class != record.ClassLockdep || b.idle > maxChain) {
+		if b.idle > maxIdle && (b.class != record.ClassLockdep && !b.stalled || b.idle > maxChain) {
 			return true // its trace was lost, or it has none
 		}
 	}
@@ -433,6 +434,19 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		"<#DB>", "</#DB>", "<#DF>", "</#DF>", "<ENTRY_TRAMPOLINE>", "</ENTRY_TRAMPOLINE>", "<EOE>", "<EOI>"):
 		b.tagged = hasAny(text, "<TASK>", "<IRQ>", "<NMI>", "<SOFTIRQ>") && text[len(text)-1] == '>'
 		return frame{}, true
+	case b.trace == noTrace && hasAny(text, "[<", "unwind_backtrace from") && unwinder(text):
+		b.trace = inTrace // arm puts no "Backtrace:" above a trace unless it has frame pointers
+		b.keep(raw)
+		return frame{}, true
+	case b.trace == inTrace && hasAny(text, "--- interrupt: "): // powerpc: what was interrupted, or trapped
+		if _, where, ok := bytes.Cut(text, []byte(" at ")); ok {
+			if f, ok := parseFrame(where); ok {
+				return f, true
+			}
+		}
+		return frame{}, true
+	case b.trace == inTrace && (hasAny(text, entryRegisters...) || exceptionStack(text)):
+		return frame{}, true
 	case hasAny(text, "Code: ", "RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: ", "R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ", "PKRU: ", "ORIG_RAX: "):
 		return frame{}, true
 	case b.trace == inTrace && stackWords(text):
@@ -444,13 +458,38 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 	return parseFrame(text)
 }
 
+// entryRegisters begin the lines that powerpc and arm print within a trace, where an interrupt or a trap came in.
+var entryRegisters = []string{"LR = ", "NIP: ", "NIP [", "LR [", "REGS: ", "MSR: ", "CFAR: ", "GPR", "Exception stack("}
+
+// unwinder reports whether a line is the first frame of arm's unwinder: its own.
+func unwinder(text []byte) bool {
+	f, ok := parseFrame(text)
+	return ok && (f.name == "unwind_backtrace" || f.name == "dump_backtrace")
+}
+
+// exceptionStack reports whether a line is of arm's dump of what an exception saved: "3f00: 20b35644 7effffff ...".
+func exceptionStack(text []byte) bool {
+	if len(text) < 6 || text[4] != ':' {
+		return false
+	}
+	for _, c := range text[:4] {
+		if !hexDigit(c) {
+			return false
+		}
+	}
+	return stackWords(text[5:])
+}
+
 // stackWords reports whether a line holds nothing but words of a stack, which stand among the frames of old
 // kernels and of arm ("r7:c0a03d20 r6:00000000"), or an address that has no name ("? 0xffffffffc0401234",
 // "0x0 (P)").
 func stackWords(text []byte) bool {
+	for n := address(text); n > 0; n = address(text) {
+		text = bytes.TrimLeft(text[n:], " ")
+	}
 	words := bytes.Fields(text)
 	for _, w := range words {
-		if w[0] == '?' || w[0] == '(' && len(w) <= len("(PL)") {
+		if w[0] == '?' || w[0] == '(' && (len(w) <= len("(PL)") || string(w) == "(unreliable)") {
 			continue
 		}
 		if hex, ok := bytes.CutPrefix(w, []byte("0x")); ok {
@@ -533,6 +572,10 @@ func (b *builder) named(text []byte) bool {
 		b.release = ok && f.inline
 	case b.class == record.ClassLockdep && bytes.Contains(text, []byte(" is trying to release lock ")):
 		b.release = true
+	case b.stalled && hasAny(text, "Workqueue: "): // of the worker whose stack trace follows
+		if words := strings.Fields(string(text)); b.bare && len(words) > 2 && symbol([]byte(words[2])) == len(words[2]) {
+			b.fn, b.exact, b.bare = words[2], true, false
+		}
 	case hasAny(text, "last function: "):
 		b.fn = string(text[len("last function: "):][:symbol(text[len("last function: "):])])
 	}
@@ -642,6 +685,9 @@ func (b *builder) done() (record.Report, bool) {
 	if len(frames) == 0 && b.rip == nil {
 		frames = b.victim
 	}
+	if n := len(frames); n > 0 && frames[n-1].from != "" && len(frames) < maxFrames {
+		frames = append(slices.Clone(frames), frame{name: frames[n-1].from, sure: true})
+	}
 	if b.rip != nil && b.rip.name != "" {
 		frames = append([]frame{*b.rip}, frames...)
 	}
@@ -731,7 +777,7 @@ func (b *builder) titled(frames []frame) (title string, top []frame, whole bool)
 	if b.warn && b.title == "WARNING" && b.fn == "usb_submit_urb" {
 		return "WARNING in " + fn + "/usb_submit_urb", from(candidates, b.skip, at), true
 	}
-	whole = len(frames) > 0 || b.locks > 0 || b.panic
+	whole = (len(frames) > 0 || b.locks > 0 || b.panic) && (b.exact || !messenger(frame{name: candidates[at].name}, b.skip))
 	if b.pick == pickBefore && b.trace != traceOver && !slices.ContainsFunc(candidates, dispatches) {
 		whole = false // the log ends before what would name it
 	}

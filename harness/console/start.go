@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"unicode/utf8"
 
@@ -45,6 +46,8 @@ type start struct {
 	from   string   // the stack trace behind a line that holds this names the report
 	lock   bool     // "..., at: func" names the report
 	part   bool     // the lines in front of it, which say what happened, are missing
+
+	stalled bool // the work that a stalled pool's first worker is at names the report
 }
 
 const cutHere = "------------[ cut here ]------------"
@@ -103,7 +106,13 @@ func starts(text []byte) (start, bool) {
 			return st, ok
 		}
 		return startOops(string(text))
-	case 'g', 'O', 'i', 'd', 's', 't', 'P', 'U', 'k', 'u', 'R', 'b', 'c', 'f', 'o', 'p', 'x', 'e':
+	case 'k':
+		// Up to 5.x a hint in front of the fault had no newline.
+		if i := bytes.Index(text, []byte("general protection fault: ")); i > 0 && bytes.HasPrefix(text, []byte("kasan: GPF could be caused by")) {
+			text = text[i:]
+		}
+		return startOops(string(text))
+	case 'g', 'O', 'i', 'd', 's', 't', 'P', 'U', 'u', 'R', 'b', 'c', 'f', 'o', 'p', 'x', 'e':
 		return startOops(string(text))
 	case 'K':
 		if st, ok := startPanic(string(text)); ok {
@@ -144,7 +153,7 @@ var firstWords = byLetter([]string{
 	"Kernel panic - ", "Kernel BUG ", "Kernel bug detected", "CPU ", "DMAR: [", "virtio_iommu ", "general protection fault", "stack segment",
 	"divide error", "divide_error", "invalid opcode", "int3", "Reserved instruction in kernel code", "illegal operation: ", "kernel stack overflow (",
 	"double fault", "traps: PANIC: double fault", "PANIC: double fault", "kernel BUG at ", "Unable to handle kernel ", "unregister_netdevice: waiting",
-	"sysfs: cannot create duplicate", "kmemleak: ", "unreferenced object 0x", "Out of memory: Kill", "Unhandled fault: ", "UBSAN: ", "Oops",
+	"sysfs: cannot create duplicate", "kmemleak: ", "unreferenced object 0x", "Out of memory: Kill", "Unhandled fault: ", "UBSAN: ", "Oops", "kasan: GPF could be caused by",
 }, traps)
 
 func byLetter(lists ...[]string) (words [256][]string) {
@@ -207,7 +216,7 @@ func startBug(rest []byte) start {
 			s.title += " in unmount"
 		}
 	case has("workqueue lockup"):
-		s.title, s.bare, s.class = "BUG: workqueue lockup", true, record.ClassLockup
+		s.title, s.bare, s.class, s.stalled = "BUG: workqueue lockup", true, record.ClassLockup, true
 	case has("workqueue leaked "):
 		what, _, _ := strings.Cut(text, ": ")
 		s.title = "BUG: " + plain(what)
@@ -391,7 +400,7 @@ func startLockdep(tag, rest string) (start, bool) {
 	case strings.Contains(rest, "-safe -> ") && strings.Contains(rest, "-unsafe lock order detected"):
 		s.title, s.from, s.lock = "possible deadlock", "which became ", false
 	case has("inconsistent lock state"):
-		s.title, s.lock = "inconsistent lock state", false
+		s.title, s.lock, s.skip = "inconsistent lock state", false, skipSock
 	case has("bad unlock balance detected"):
 		s.title, s.lock = tag+"bad unlock balance", false
 	case has("held lock freed"):
@@ -633,7 +642,7 @@ func startPanic(text string) (start, bool) {
 	default:
 		s.title = "kernel panic: " + plain(rest)
 		if strings.HasSuffix(rest, " set ...") { // "KASAN: panic_on_warn set ..."
-			s.title, s.part = s.title+" ...", true
+			s.part = true
 		}
 	}
 	return s, true
@@ -680,7 +689,7 @@ func number(s string) int {
 	return n
 }
 
-// plain makes free text into a part of a title: one line, addresses as ADDR, long numbers as NUM, functions
+// plain makes free text into a part of a title: one line, addresses as ADDR or IPV6ADDR, long numbers as NUM, functions
 // without offsets, files without line numbers.
 func plain(text string) string {
 	text = bound(text, 2*maxTitle)
@@ -689,6 +698,12 @@ func plain(text string) string {
 		if f, ok := parseFrame([]byte(w)); ok {
 			words[i] = f.name
 			continue
+		}
+		if strings.Count(w, ":") > 1 {
+			if _, err := netip.ParseAddr(w); err == nil {
+				words[i] = "IPV6ADDR"
+				continue
+			}
 		}
 		var b strings.Builder
 		for w != "" {
@@ -712,7 +727,7 @@ func plain(text string) string {
 		}
 		words[i] = b.String()
 	}
-	return strings.TrimRight(strings.Join(words, " "), " :.")
+	return strings.TrimRight(strings.Join(words, " "), " :")
 }
 
 func wordByte(c byte) bool {
