@@ -42,7 +42,7 @@ func parseFrame(text []byte) (frame, bool) {
 	if n == 0 || n == len(text) || n > maxName {
 		return f, false
 	}
-	f.name = baseName(string(text[:n]))
+	f.name = demangle(baseName(string(text[:n])))
 	rest := text[n:]
 	if off := offset(rest); off > 0 {
 		f.module = moduleOf(rest[off:])

@@ -19,6 +19,16 @@ func seeds(f *testing.F) [][]byte {
 		_, log, _ := bytes.Cut(data, []byte("\n\n"))
 		out = append(out, log)
 	}
+	files, err = filepath.Glob("testdata/variety/*.txt")
+	assert.NilError(f, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		assert.NilError(f, err)
+		for _, block := range bytes.Split(data, []byte("\n=== ")) {
+			_, log, _ := bytes.Cut(block, []byte("\n"))
+			out = append(out, log)
+		}
+	}
 	return out
 }
 

@@ -107,10 +107,12 @@ var reporters = words(`
 	^do_trap _trap$ page_fault_oops ^no_context$ ^bad_area ^__bad_area mm_fault_error do_user_addr_fault do_kern_addr_fault
 	^do_page_fault ^__do_page_fault ^async_page_fault$ ^page_fault$ ^general_protection$ ^error_entry$
 	^do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^do_debug_exception ^program_check
-	show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
+	^__show_regs$ ^show_regs ^sched_show_task$ ^show_state_filter$ show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
 	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ ^hex_string$
 	^ip_addr_string$ ^ip4_addr_string ^ip6_addr_string ^ip4_string$ ^ip6_string$ ^ip6_compressed_string$ ^mac_address_string$ ^uuid_string$ hex_dump ^dev_err ^dev_warn
 	^dev_info ^get_taint$
+
+	rust_begin_unwind ^core::panicking:: ^core::option:: ^core::result:: ^core::slice:: ^core::str::
 
 	kasan ^__asan ^__hwasan hwasan ^__sanitizer ^kfence_report ^kfence_handle_page_fault$ kmsan ^__msan ^__tsan kcsan ^kcsan check_memory_region ubsan read_word_at_a_time ^__read_once_word
 	kmemleak ^object_err ^slab_ ^__slab_ ^___slab_ slab_err check_slab check_object ^free_debug_ ^alloc_debug_ free_to_partial_list
@@ -186,6 +188,7 @@ var (
 	skipSKB       = words(`^skb_`)
 	skipSchedule  = words(`schedule retint_kernel`)
 	skipStack     = words(`stack_chk bad_stack`)
+	skipTaking    = words(`lock acquire ^down ^up_ rcu_`) // what takes a lock for somebody
 	skipTimer     = words(`apic_timer_interrupt rcu`)
 	skipPageOwner = words(`free_page put_page get_page update_page release_page free_unref ^folio ^__folio truncate_inode_pages page_frag_free alloc vmap page_owner`)
 )

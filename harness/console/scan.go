@@ -293,6 +293,11 @@ func (b *builder) absorbs(l line, st start) bool {
 		b.first, b.seen, b.text = first, seen+1, text
 		b.head = append(slices.Clone(text), b.head...)
 		return true
+	case b.rust && !b.oopsSeen && (st.cut || st.ud || st.oops): // the BUG that it ends in
+		b.oopsSeen = st.oops && !st.ud
+		b.extend(l)
+		b.keep(l.text)
+		return true
 	case b.inline && b.seen < 12 && len(b.frames) == 0 && (b.title == st.title || b.warn && st.warn):
 		b.fn, b.module, b.inline = st.fn, st.module, st.inline
 		if st.warn {
@@ -560,7 +565,9 @@ func (b *builder) named(text []byte) bool {
 	case b.lock && b.locks < 2 && bytes.Contains(text, []byte(", at: ")):
 		if f, ok := parseFrame([]byte(after(string(text), ", at: "))); ok && !f.inline {
 			b.locks++
-			if b.fn == "" || messenger(frame{name: b.fn}, b.skip) {
+			if b.takes {
+				b.fn, b.module, b.exact, b.takes, b.lock = f.name, f.module, !matches(f.name, skipTaking), false, false
+			} else if b.fn == "" || messenger(frame{name: b.fn}, b.skip) {
 				b.fn, b.module = f.name, f.module
 			}
 		}
@@ -572,6 +579,8 @@ func (b *builder) named(text []byte) bool {
 		b.release = ok && f.inline
 	case b.class == record.ClassLockdep && bytes.Contains(text, []byte(" is trying to release lock ")):
 		b.release = true
+	case b.rust && b.title == "rust panic" && len(text) > 0:
+		b.title = plain(string(text))
 	case b.stalled && hasAny(text, "Workqueue: "): // of the worker whose stack trace follows
 		if words := strings.Fields(string(text)); b.bare && len(words) > 2 && symbol([]byte(words[2])) == len(words[2]) {
 			b.fn, b.exact, b.bare = words[2], true, false
@@ -767,6 +776,9 @@ func (b *builder) titled(frames []frame) (title string, top []frame, whole bool)
 	fn, at := b.pick.guilty(candidates, b.skip)
 	if b.exact && len(candidates) > 0 {
 		fn, at = withoutSyscall(b.fn), 0
+		if i := slices.IndexFunc(frames, func(f frame) bool { return f.name == b.fn }); i >= 0 {
+			candidates, at = frames, i
+		}
 	}
 	switch {
 	case at < 0 && b.alone != "" && len(candidates) == 0:

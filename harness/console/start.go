@@ -47,6 +47,8 @@ type start struct {
 	lock   bool     // "..., at: func" names the report
 	part   bool     // the lines in front of it, which say what happened, are missing
 
+	takes   bool // with lock: the function at the lock is the one, even if it allocates
+	rust    bool // Rust's panic, whose message is the next line, before the BUG that it takes
 	stalled bool // the work that a stalled pool's first worker is at names the report
 }
 
@@ -85,6 +87,11 @@ func starts(text []byte) (start, bool) {
 		}
 		return startRest(string(text))
 	case 'r':
+		if bytes.HasPrefix(text, []byte("rust_kernel: panicked at ")) {
+			s = oops("rust panic")
+			s.class, s.rust = record.ClassBug, true
+			return s, true
+		}
 		if rest, ok := bytes.CutPrefix(text, []byte("rcu: INFO: ")); ok {
 			return startInfo(string(rest))
 		}
@@ -153,7 +160,7 @@ var firstWords = byLetter([]string{
 	"Kernel panic - ", "Kernel BUG ", "Kernel bug detected", "CPU ", "DMAR: [", "virtio_iommu ", "general protection fault", "stack segment",
 	"divide error", "divide_error", "invalid opcode", "int3", "Reserved instruction in kernel code", "illegal operation: ", "kernel stack overflow (",
 	"double fault", "traps: PANIC: double fault", "PANIC: double fault", "kernel BUG at ", "Unable to handle kernel ", "unregister_netdevice: waiting",
-	"sysfs: cannot create duplicate", "kmemleak: ", "unreferenced object 0x", "Out of memory: Kill", "Unhandled fault: ", "UBSAN: ", "Oops", "kasan: GPF could be caused by",
+	"sysfs: cannot create duplicate", "kmemleak: ", "unreferenced object 0x", "Out of memory: Kill", "Unhandled fault: ", "UBSAN: ", "Oops", "kasan: GPF could be caused by", "rust_kernel: panicked at ",
 }, traps)
 
 func byLetter(lists ...[]string) (words [256][]string) {
@@ -400,7 +407,7 @@ func startLockdep(tag, rest string) (start, bool) {
 	case strings.Contains(rest, "-safe -> ") && strings.Contains(rest, "-unsafe lock order detected"):
 		s.title, s.from, s.lock = "possible deadlock", "which became ", false
 	case has("inconsistent lock state"):
-		s.title, s.lock, s.skip = "inconsistent lock state", false, skipSock
+		s.title, s.takes, s.skip = "inconsistent lock state", true, skipSock
 	case has("bad unlock balance detected"):
 		s.title, s.lock = tag+"bad unlock balance", false
 	case has("held lock freed"):
@@ -412,7 +419,7 @@ func startLockdep(tag, rest string) (start, bool) {
 		who, _, _ := strings.Cut(rest, " still has")
 		s.task(who)
 	case has("Nested lock was not taken"):
-		s.title, s.lock = "WARNING: nested lock was not taken", false
+		s.title = "WARNING: nested lock was not taken"
 	case has("Invalid wait context"):
 		s.title, s.lock, s.skip = "WARNING: locking bug", false, skipSock
 	case has("trying to register non-static key"):
