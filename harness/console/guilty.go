@@ -119,7 +119,7 @@ var reporters = words(`
 	^___cache_free allocate_slab ^new_slab kmem_cache fortify ^usercopy_ check_heap_object ^__check_object_size
 	debug_object debug_check_no_obj debug_print_object is_static_object ^add_dma_entry$ ^check_unmap$ ^debug_dma_ ^dma_map_ ^dma_unmap_
 
-	lockdep lock_acquire lock_release lock_class ^validate_chain$ mark_lock mark_held_locks reacquire_held_locks ^check_prev ^check_noncircular$
+	lockdep lock_acquire lock_release lock_class ^lock_contended$ ^validate_chain$ mark_lock mark_held_locks reacquire_held_locks ^check_prev ^check_noncircular$
 	^check_deadlock$ ^check_irq_usage$ ^check_usage ^check_wait_context$ ^valid_state$ ^assign_lock_key$ ^debug_check_no_locks imbalance_bug
 	^check_preemption_disabled$
 `)

@@ -15,6 +15,7 @@ const maxText = 4 << 10
 type line struct {
 	no      int
 	stamped bool
+	kernel  bool   // it is the kernel's: stamped, with a caller, or a log daemon says so
 	stamp   int64  // microseconds since boot
 	caller  string // "T123" or "C0" with CONFIG_PRINTK_CALLER
 	text    []byte
@@ -34,7 +35,11 @@ func parseLine(no int, raw []byte) line {
 	l := line{no: no}
 	stamp, n := parseStamp(raw)
 	if n == 0 {
-		raw = unwrap(raw)
+		inner := unwrap(raw)
+		if head := raw[:len(raw)-len(inner)]; len(head) > 0 {
+			l.kernel = head[0] == '<' || bytes.Contains(head, []byte("kern"))
+		}
+		raw = inner
 		stamp, n = parseStamp(raw)
 	}
 	if n == 0 {
@@ -57,6 +62,7 @@ func parseLine(no int, raw []byte) line {
 		}
 	}
 	if l.stamped || l.caller != "" {
+		l.kernel = true
 		l.text = bytes.TrimPrefix(l.text, []byte(" "))
 	}
 	return l

@@ -371,7 +371,7 @@ func TestBoundedInEverything(t *testing.T) {
 	assert.Equal(t, len(r[0].Frames), maxFrames)
 	assert.Equal(t, len(r[0].Head), maxHead)
 
-	long := Parse([]byte("BUG: " + strings.Repeat("long words ", 1<<16) + "\n"))
+	long := Parse([]byte("[    1.000000] BUG: " + strings.Repeat("long words ", 1<<16) + "\n"))
 	assert.Assert(t, len(long[0].Title) <= maxTitle+8)
 }
 
@@ -481,4 +481,22 @@ func TestTheFirstLeads(t *testing.T) {
 	r := Parse([]byte(log))
 	assert.Equal(t, r[0].Title, "WARNING in first")
 	assert.Equal(t, r[0].Followers[0].Title, "WARNING in second")
+}
+
+// In a log without stamps a line may be any program's: a BUG of unknown words counts with a stack trace only, or
+// where a log daemon says that the kernel wrote it.
+func TestUnknownBugsNeedTheKernel(t *testing.T) {
+	trace := "CPU: 0 PID: 1 Comm: init Not tainted 6.12.117 #1\nCall Trace:\n kvm_exit+0x12/0x340 [kvm]\n"
+	for log, want := range map[string]int{
+		"BUG: the widget is blue\n":                                                0,
+		"BUG: the widget is blue\n" + trace:                                        1,
+		"[    1.000000] BUG: the widget is blue\n":                                 1,
+		"Nov 22 23:01:20 l1 kernel: BUG: the widget is blue\n":                     1,
+		"Nov 22 23:01:20 l1 make[12]: BUG: the widget is blue\n":                   0,
+		"<3>BUG: the widget is blue\n":                                             1,
+		"BUG: Bad rss-counter state mm:00000000aabbccdd type:MM_ANONPAGES val:1\n": 1,
+		"[    1.000000] BUG: Bad page state: 12 messages suppressed\n":             0,
+	} {
+		assert.Equal(t, len(Parse([]byte(log))), want, log)
+	}
 }

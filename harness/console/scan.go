@@ -269,6 +269,7 @@ const (
 func newBuilder(l line, st start) *builder {
 	b := &builder{start: st, caller: l.caller, first: l.no, last: l.no, seen: 1}
 	b.oopsSeen = st.oops && bytes.Contains(l.text, []byte("[#"))
+	b.vague = st.vague && !l.kernel
 	if !st.cut {
 		b.keep(l.text)
 	}
@@ -682,6 +683,9 @@ func hasAny(text []byte, prefixes ...string) bool {
 
 // done makes the report. What turned out to be none is not ok: a cut-here line without the rest.
 func (b *builder) done() (record.Report, bool) {
+	if b.vague && b.rip == nil && len(b.frames) == 0 {
+		return record.Report{}, false // a program's words in a log without stamps
+	}
 	if b.cut {
 		if b.rip == nil && len(b.frames) == 0 {
 			return record.Report{}, false

@@ -47,6 +47,7 @@ type start struct {
 	lock   bool     // "..., at: func" names the report
 	part   bool     // the lines in front of it, which say what happened, are missing
 
+	vague   bool // its words could be any program's
 	takes   bool // with lock: the function at the lock is the one, even if it allocates
 	rust    bool // Rust's panic, whose message is the next line, before the BUG that it takes
 	stalled bool // the work that a stalled pool's first worker is at names the report
@@ -72,7 +73,7 @@ func starts(text []byte) (start, bool) {
 		}
 	case 'B':
 		if rest, ok := bytes.CutPrefix(text, []byte("BUG: ")); ok {
-			return startBug(rest), true
+			return startBug(rest), !bytes.HasSuffix(rest, []byte(" messages suppressed"))
 		}
 		if rest, ok := bytes.CutPrefix(text, []byte("BUG ")); ok {
 			return startSlab(string(rest))
@@ -159,7 +160,7 @@ var firstWords = byLetter([]string{
 	"Internal error: ", "Insufficient stack space", "Alignment trap: ", "VFS: Busy inodes", "VFS: Close: ", "mce: [Hardware Error]: ", "arm-smmu",
 	"Kernel panic - ", "Kernel BUG ", "Kernel bug detected", "CPU ", "DMAR: [", "virtio_iommu ", "general protection fault", "stack segment",
 	"divide error", "divide_error", "invalid opcode", "int3", "Reserved instruction in kernel code", "illegal operation: ", "kernel stack overflow (",
-	"double fault", "traps: PANIC: double fault", "PANIC: double fault", "kernel BUG at ", "Unable to handle kernel ", "unregister_netdevice: waiting",
+	"double fault", "traps: PANIC: double fault", "PANIC: double fault", "PANIC: early exception ", "kernel BUG at ", "Unable to handle kernel ", "unregister_netdevice: waiting",
 	"sysfs: cannot create duplicate", "kmemleak: ", "unreferenced object 0x", "Out of memory: Kill", "Unhandled fault: ", "UBSAN: ", "Oops", "kasan: GPF could be caused by", "rust_kernel: panicked at ",
 }, traps)
 
@@ -233,7 +234,7 @@ func startBug(rest []byte) start {
 		if l, ok := startLockdep("BUG: ", text); ok {
 			return l
 		}
-		s.title, s.bare = "BUG: "+plain(text), true
+		s.title, s.bare, s.vague = "BUG: "+plain(text), true, true
 	}
 	return s
 }
@@ -412,6 +413,10 @@ func startLockdep(tag, rest string) (start, bool) {
 		s.title, s.lock = tag+"bad unlock balance", false
 	case has("held lock freed"):
 		s.title = tag + "held lock freed"
+	case has("bad contention detected"):
+		s.title, s.lock = tag+"bad contention", false
+	case has("chain_key collision"):
+		s.title, s.lock = tag+"chain_key collision", false
 	case has("lock held when returning to user space"):
 		s.title = tag + "lock held when returning to user space"
 	case strings.Contains(rest, " still has locks held!"):
@@ -472,6 +477,17 @@ func startWatchdog(text string) (start, bool) {
 		s.cpu = number(after(rest, "on cpu "))
 		return s, true
 	}
+	// powerpc: "CPU 3 self-detected hard LOCKUP @ func+0x1c/0x40", "CPU 3 detected hard LOCKUP on other CPUs 5", and
+	// "CPU 5 Hard LOCKUP" of the one that was detected
+	if cpu, what, ok := strings.Cut(strings.TrimPrefix(rest, "CPU "), " "); ok && digits(cpu) == len(cpu) && strings.HasPrefix(rest, "CPU ") &&
+		(strings.HasPrefix(what, "self-detected hard LOCKUP") || strings.HasPrefix(what, "detected hard LOCKUP") || strings.HasPrefix(what, "Hard LOCKUP")) {
+		s := lockup("BUG: hard lockup", "")
+		s.pick, s.cpu = pickFirst, number(cpu)
+		if f, ok := parseFrame([]byte(after(what, " @ "))); ok {
+			s.fn, s.module = f.name, f.module
+		}
+		return s, true
+	}
 	return start{}, false
 }
 
@@ -514,6 +530,8 @@ func startOops(text string) (start, bool) {
 		return stackOverflow(), true
 	case has("double fault") && die, has("traps: PANIC: double fault"), has("PANIC: double fault"):
 		return oops("PANIC: double fault"), true
+	case has("PANIC: early exception "):
+		return oops("PANIC: early exception"), true
 	case has("kernel BUG at "):
 		s := oops("kernel BUG")
 		s.class, s.ud, s.warn, s.skip = record.ClassBug, true, true, skipSKB
