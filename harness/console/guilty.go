@@ -103,10 +103,10 @@ func onlyReports(name string) bool { return matches(name, reporters) || matches(
 
 // Frames that find and print what others did.
 var reporters = words(`
-	^panic ^vpanic nmi_panic ^die$ ^__die ^die_ ^oops_ __warn ^warn_ handle_bug fixup_bug report_bug invalid_op ^exc_ ^asm_exc_ do_error
+	panic ^die$ ^__die ^die_ ^oops_ __warn ^warn_ handle_bug fixup_bug report_bug invalid_op ^exc_ ^asm_exc_ do_error
 	^do_trap _trap$ page_fault_oops ^no_context$ ^bad_area ^__bad_area mm_fault_error do_user_addr_fault do_kern_addr_fault
 	^do_page_fault ^__do_page_fault ^async_page_fault$ ^page_fault$ ^general_protection$ ^error_entry$
-	^do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^do_debug_exception ^program_check
+	do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^do_debug_exception ^program_check
 	^__show_regs$ ^show_regs ^sched_show_task$ ^show_state_filter$ show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
 	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ ^hex_string$
 	^ip_addr_string$ ^ip4_addr_string ^ip6_addr_string ^ip4_string$ ^ip6_string$ ^ip6_compressed_string$ ^mac_address_string$ ^uuid_string$ hex_dump ^dev_err ^dev_warn
@@ -128,7 +128,7 @@ var reporters = words(`
 var helpers = words(`
 	trace_hardirq trace_softirq ^__bh_enable ^__local_bh local_bh_enable local_bh_disable ^_local_bh
 
-	spin_lock spin_trylock spin_unlock ^do_raw_ ^queued_ ^native_queued_ raw_spin_rq read_lock read_trylock read_unlock write_lock write_trylock
+	fs_reclaim_acquire ^_atomic_dec_and_ spin_lock spin_trylock spin_unlock ^do_raw_ ^queued_ ^native_queued_ raw_spin_rq read_lock read_trylock read_unlock write_lock write_trylock
 	write_unlock ^down$ ^down_ ^__down ^up_ ^__up_ ^percpu_down ^percpu_up ^__percpu_down ^rwsem_ ^mutex_ ^__mutex_ ^rt_mutex ^__rt_mutex
 	^ww_mutex ^rtlock_ ^rwbase_ ^rust_helper_ osq_lock osq_unlock owner_on_cpu ^complete$ ^__wake_up wait_for_completion ^__wait_for_common$ ^do_wait_for_common$ ^finish_wait$
 
@@ -149,7 +149,7 @@ var helpers = words(`
 	^device_del$ ^device_unregister$ ^device_destroy$ ^device_release$ ^devres_release_all$ ^device_for_each_child$ sysfs_warn_dup ^sysfs_create_dir
 	^sysfs_remove ^device_remove_file$ unregister_netdev ^rollback_registered usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
 	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr ^ifs_free$ ^truncate_cleanup_folio$ ^truncate_inode_ rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
-	writel$ writeq$ ^crc32 ^crc16 _indirect_thunk_
+	writel$ writeq$ ^crc_ ^crc16 ^crc32 ^crc64 ^crc7 ^crc8 _indirect_thunk_
 `)
 
 // What puts a task to sleep.

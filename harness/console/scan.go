@@ -299,6 +299,11 @@ func (b *builder) absorbs(l line, st start) bool {
 		b.extend(l)
 		b.keep(l.text)
 		return true
+	case b.class == record.ClassLockdep && b.trace == noTrace && st.oops && strings.HasSuffix(b.title, "nested lock was not taken"):
+		b.fatal, b.oops = true, true // the lock that is not held may be none at all, and printing it a fault
+		b.extend(l)
+		b.keep(l.text)
+		return true
 	case b.inline && b.seen < 12 && len(b.frames) == 0 && (b.title == st.title || b.warn && st.warn):
 		b.fn, b.module, b.inline = st.fn, st.module, st.inline
 		if st.warn {
@@ -567,7 +572,7 @@ func (b *builder) named(text []byte) bool {
 		if f, ok := parseFrame([]byte(after(string(text), ", at: "))); ok && !f.inline {
 			b.locks++
 			if b.takes {
-				b.fn, b.module, b.exact, b.takes, b.lock = f.name, f.module, !matches(f.name, skipTaking), false, false
+				b.fn, b.module, b.lock = f.name, f.module, false
 			} else if b.fn == "" || messenger(frame{name: b.fn}, b.skip) {
 				b.fn, b.module = f.name, f.module
 			}
@@ -774,10 +779,17 @@ func (b *builder) titled(frames []frame) (title string, top []frame, whole bool)
 	switch {
 	case b.from != "":
 		candidates = b.origin
+	case b.takes && len(frames) > 0: // the place of the lock is looked for among the frames
 	case b.fn != "" && (len(frames) == 0 || frames[0].name != b.fn):
 		candidates = append([]frame{{name: b.fn, module: b.module, sure: true, inline: b.inline}}, frames...)
 	}
 	fn, at := b.pick.guilty(candidates, b.skip)
+	if b.takes && !matches(b.fn, skipTaking) {
+		if i := slices.IndexFunc(frames, func(f frame) bool { return f.name == b.fn }); i >= 0 && (i < at || at < 0) {
+			fn, at = withoutSyscall(b.fn), i
+			b.exact = true
+		}
+	}
 	if b.exact && len(candidates) > 0 {
 		fn, at = withoutSyscall(b.fn), 0
 		if i := slices.IndexFunc(frames, func(f frame) bool { return f.name == b.fn }); i >= 0 {

@@ -48,7 +48,7 @@ type start struct {
 	part   bool     // the lines in front of it, which say what happened, are missing
 
 	vague   bool // its words could be any program's
-	takes   bool // with lock: the function at the lock is the one, even if it allocates
+	takes   bool // with lock: the function at the lock is the one, even if it allocates, unless another stands above it
 	rust    bool // Rust's panic, whose message is the next line, before the BUG that it takes
 	stalled bool // the work that a stalled pool's first worker is at names the report
 }
@@ -424,7 +424,7 @@ func startLockdep(tag, rest string) (start, bool) {
 		who, _, _ := strings.Cut(rest, " still has")
 		s.task(who)
 	case has("Nested lock was not taken"):
-		s.title = "WARNING: nested lock was not taken"
+		s.title, s.lock = "WARNING: nested lock was not taken", false
 	case has("Invalid wait context"):
 		s.title, s.lock, s.skip = "WARNING: locking bug", false, skipSock
 	case has("trying to register non-static key"):
