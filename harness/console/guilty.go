@@ -188,7 +188,7 @@ var (
 	skipSKB       = words(`^skb_`)
 	skipSchedule  = words(`schedule retint_kernel`)
 	skipStack     = words(`stack_chk bad_stack`)
-	skipTaking    = words(`lock acquire ^down ^up_ rcu_`) // what takes a lock for somebody
+	skipTaking    = words(`^lock_ ^local_lock spin_ mutex_ _acquire ^down ^up_ ^rcu_`) // what takes a lock for somebody
 	skipTimer     = words(`apic_timer_interrupt rcu`)
 	skipPageOwner = words(`free_page put_page get_page update_page release_page free_unref ^folio ^__folio truncate_inode_pages page_frag_free alloc vmap page_owner`)
 )
