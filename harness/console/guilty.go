@@ -157,7 +157,8 @@ var sleeps = words(`^do_read_cache_ sched _lock _slowlock down rwsem completion 
 
 // What calls whatever was registered with it. Below it in a trace nothing tells one bug from another.
 var dispatchers = words(`
-	process_one_work do_syscall_ do_fast_syscall_ invoke_syscall ret_fast_syscall el0_svc do_softirq handle_softirqs call_timer_fn run_timers
+	process_one_work do_syscall_ do_fast_syscall_ invoke_syscall ret_fast_syscall system_call __do_syscall ^do_syscall$ do_trap_ecall handle_sys
+	syscall_common ret_from_syscall el0_svc do_softirq handle_softirqs call_timer_fn run_timers
 	run_timer_softirq hrtimer_run ksoftirqd smpboot_thread_fn ^kthread$ start_secondary cpu_startup_entry ret_from_fork netif_receive_skb
 	vfs_write vfs_read vfs_iter_ do_iter_read do_iter_write call_read_iter call_write_iter new_sync_read new_sync_write vfs_ioctl ^compat_ioctl
 	compat_sys_ioctl blkdev_ioctl ^call_mmap mmap_region do_mmap do_dentry_open vfs_open
@@ -201,7 +202,8 @@ func interruptEntry(name string) bool {
 	case "apic_timer_interrupt", "call_function_interrupt", "call_function_single_interrupt", "reschedule_interrupt", "common_interrupt",
 		"asm_common_interrupt", "ret_from_intr", "asm_exc_nmi", "end_repeat_nmi", // x86
 		"el1h_64_irq", "el1_irq", "__irq_svc", // arm64, arm
-		"ext_int_handler", "decrementer_common", "decrementer_common_virt", "ret_from_exception": // s390, powerpc, riscv
+		"ext_int_handler", "do_ext_irq", "decrementer_common", "decrementer_common_virt", // s390, powerpc
+		"ret_from_exception", "handle_exception", "handle_vint", "do_vint", "handle_int": // riscv, loongarch, mips
 		return true
 	}
 	return strings.HasPrefix(name, "asm_sysvec_")

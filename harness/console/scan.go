@@ -244,12 +244,13 @@ type builder struct {
 	oopsSeen    bool
 	cutAt       int // a cut-here line inside a slab report that may begin the next one
 
-	rip    *frame
-	frames []frame
-	trace  tracing
-	tagged bool // between <TASK> and </TASK>, since 5.16: what is no frame there is somebody else's
-	alien  int  // lines of that kind in a row
-	head   []string
+	rip      *frame
+	frames   []frame
+	trace    tracing
+	unheaded bool // the stack trace follows without "Call Trace:"
+	tagged   bool // between <TASK> and </TASK>, since 5.16: what is no frame there is somebody else's
+	alien    int  // lines of that kind in a row
+	head     []string
 
 	victim   []frame // of RCU's own thread, which a stall shows first
 	origin   []frame // of the stack trace that names the report, where it is another than the first
@@ -430,7 +431,7 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		b.trace = inTrace // KFENCE and KCSAN put no "Call Trace:" above the first one
 		b.keep(raw)
 		return frame{}, true
-	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "epc : ", "epc   : ", "ERA: ", "NIP [", "Krnl PSW : "):
+	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "TPC: <", "epc : ", "epc   : ", "ERA: ", "NIP [", "Krnl PSW : "):
 		f, user := parseRIP(text)
 		if user {
 			return frame{}, b.trace == inTrace
@@ -449,6 +450,11 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		b.trace = inTrace // arm puts no "Backtrace:" above a trace unless it has frame pointers
 		b.keep(raw)
 		return frame{}, true
+	case b.trace == noTrace && hasAny(text, "status: ") && bytes.Contains(text, []byte("badaddr: ")):
+		b.unheaded = true // riscv puts nothing above it
+		return frame{}, true
+	case b.trace == noTrace && b.unheaded && hasAny(text, "[<"):
+		b.trace = inTrace
 	case b.trace == inTrace && hasAny(text, "--- interrupt: "): // powerpc: what was interrupted, or trapped
 		if _, where, ok := bytes.Cut(text, []byte(" at ")); ok {
 			if f, ok := parseFrame(where); ok {
@@ -527,6 +533,8 @@ func parseRIP(text []byte) (f frame, user bool) {
 	switch {
 	case bytes.HasPrefix(text, []byte("NIP [")): // ppc
 		_, where, _ = bytes.Cut(text, []byte("] "))
+	case bytes.HasPrefix(text, []byte("TPC: <")): // sparc
+		where = text[len("TPC: <"):]
 	case bytes.HasPrefix(text, []byte("PC is at ")): // arm
 		where = text[len("PC is at "):]
 	case bytes.HasPrefix(text, []byte("Krnl PSW : ")): // s390: two words, then (func+0x12/0x34)

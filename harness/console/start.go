@@ -147,11 +147,39 @@ func starts(text []byte) (start, bool) {
 // [IO_PAGE_FAULT domain=0x0001 ...".
 func startFault(text []byte) (start, bool) {
 	open := bytes.IndexByte(text, '[')
+	if open > 0 && open+1 < len(text) && text[open+1] == '#' {
+		return startDie(text, open)
+	}
 	if open < 0 || !bytes.HasSuffix(text[:open], []byte("AMD-Vi: Event logged ")) {
 		return start{}, false
 	}
 	kind, _, _ := bytes.Cut(text[open+1:], []byte(" "))
 	return iommuFault("AMD-Vi", strings.Fields(string(kind))), true
+}
+
+// startDie reads what die() of any machine prints of a trap that is not known by name: "Unhandled kernel unaligned
+// access[#1]:", "Oops - illegal instruction [#1]", "Misaligned Access: 0004 [#1] SMP".
+func startDie(text []byte, open int) (start, bool) {
+	rest := text[open+len("[#"):]
+	n := digits(string(rest[:min(len(rest), 4)]))
+	if n == 0 || n > 3 || n == len(rest) || rest[n] != ']' || open > 80 {
+		return start{}, false
+	}
+	what := bytes.TrimRight(text[:open], " ")
+	if code := bytes.LastIndex(what, []byte(": ")); code > 0 && len(bytes.Trim(what[code+2:], "0123456789abcdef")) == 0 {
+		what = what[:code]
+	}
+	if len(what) < 4 || what[0] < 'A' || what[0] > 'z' {
+		return start{}, false
+	}
+	for flag := range bytes.FieldsSeq(rest[n+1:]) { // SMP, PREEMPT, ARM, KASAN ...
+		if len(bytes.Trim(flag, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_():=")) > 0 {
+			return start{}, false
+		}
+	}
+	s := oops(plain(string(what)))
+	s.vague = true
+	return s, true
 }
 
 // firstWords are what the first lines of reports begin with, by their first letter.
@@ -572,6 +600,9 @@ func startOops(text string) (start, bool) {
 		s := oops("kernel BUG")
 		s.class, s.skip = record.ClassBug, skipSKB
 		return s, true
+	case has("Oops - ") && strings.Contains(rest, "[#"): // riscv
+		what, _, _ := strings.Cut(rest, " [#")
+		return oops(plain(what)), true
 	case (has("Oops") || prefixed) && strings.Contains(rest, "[#"):
 		// "Oops: 0000 [#1]" without the BUG: line in front of it, which was lost
 		s := oops("Oops")
