@@ -138,17 +138,17 @@ var helpers = words(`
 	memcpy memset memmove memcmp memchr memdup strlen strnlen strcmp strncmp strcpy strncpy strlcpy strscpy strchr strstr strdup strndup rep_movs rep_stos
 	copy_to_user copy_from_user ^__copy_user copy_user_generic copy_to_iter copy_from_iter copy_page_to_iter copy_page_from_iter get_user put_user
 	__might_ ^___might ^might_ ^__phys_addr
-	kmalloc kzalloc kcalloc kvmalloc kvzalloc vmalloc vzalloc krealloc alloc_page folio_alloc ^kfree$ ^kvfree$ ^vfree$ ^kzfree$
+	kmalloc kzalloc kcalloc kvmalloc kvzalloc vmalloc vzalloc krealloc alloc_page alloc_frozen_page folio_alloc ^kfree$ ^kvfree$ ^vfree$ ^kzfree$
 	^kfree_sensitive$ ^free_large_kmalloc$ kfree_skb
 
 	^schedule$ ^__schedule schedule_timeout ^schedule_preempt ^schedule_idle io_schedule preempt_schedule ^context_switch$ ^__switch_to
 	^dl_task_check_affinity$
 
-	del_timer timer_delete lock_timer_base ^__mod_timer flush_work cancel_work cancel_delayed_work try_to_grab_pending drain_workqueue
+	del_timer timer_delete ^sk_stop_timer lock_timer_base ^__mod_timer flush_work cancel_work cancel_delayed_work try_to_grab_pending drain_workqueue
 	destroy_workqueue queue_work ^insert_work$ queue_delayed_work kthread_stop ^kobject_ ^add_uevent_var$ ^get_device_parent$ ^put_device$ ^device_add$
-	^device_del$ ^device_unregister$ ^device_destroy$ ^device_release$ ^devres_release_all$ ^device_for_each_child$ sysfs_warn_dup ^sysfs_create_dir
+	^device_del$ ^device_unregister$ ^device_destroy$ ^device_release$ ^dpm_sysfs_remove$ ^i2c_del_adapter$ ^devres_release_all$ ^device_for_each_child$ sysfs_warn_dup ^sysfs_create_dir
 	^sysfs_remove ^device_remove_file$ unregister_netdev ^rollback_registered usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
-	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr ^ifs_free$ ^truncate_cleanup_folio$ ^truncate_inode_ rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
+	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr ^ifs_free$ ^folio_unlock$ ^unlock_page$ ^truncate_cleanup_folio$ ^truncate_inode_ rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
 	writel$ writeq$ ^crc_ ^crc16 ^crc32 ^crc64 ^crc7 ^crc8 _indirect_thunk_
 `)
 
@@ -191,7 +191,7 @@ var (
 	skipStack     = words(`stack_chk bad_stack`)
 	skipTaking    = words(`^lock_ ^local_lock spin_ mutex_ _acquire ^down ^up_ ^rcu_`) // what takes a lock for somebody
 	skipTimer     = words(`apic_timer_interrupt rcu`)
-	skipPageOwner = words(`free_page put_page get_page update_page release_page free_unref ^folio ^__folio truncate_inode_pages page_frag_free alloc vmap page_owner`)
+	skipPageOwner = words(`^bad_page$ free_hot_cold check_new_page prep_new_page ^tlb_ free_page put_page get_page update_page release_page free_unref ^folio ^__folio truncate_inode_pages page_frag_free alloc vmap page_owner`)
 )
 
 func words(list string) []string { return strings.Fields(list) }

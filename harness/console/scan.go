@@ -44,6 +44,7 @@ type scanner struct {
 
 	stamped bool       // the kernel stamps its lines, so one without a stamp is not the kernel's
 	died    bool       // a fatal report is complete: a panic is its consequence
+	stalled bool       // RCU has reported a stall
 	open    []*builder // at most one per caller
 	indent  int        // blanks before each line of a log that was pasted into a text
 	rule    lead       // the last ===== line or what else opens a report's first line
@@ -84,7 +85,7 @@ func (s *scanner) whole(l line) {
 	}
 	if len(s.open) == 0 && len(l.text) > 0 && l.text[0] != '=' {
 		// The way of nearly all lines.
-		if st, ok := l.starts(); ok {
+		if st, ok := s.starts(l); ok {
 			s.begin(l, st)
 		} else if l.text[0] == 'l' && corruptList(l.text) {
 			s.rule = lead{no: l.no, caller: l.caller, text: clean(l.text)} // printed above the BUG
@@ -143,7 +144,7 @@ func (s *scanner) slow(l line) {
 			s.rule = lead{no: l.no, caller: l.caller}
 			return
 		}
-		if st, ok := l.starts(); ok {
+		if st, ok := s.starts(l); ok {
 			if b.absorbs(l, st) {
 				return
 			}
@@ -157,7 +158,7 @@ func (s *scanner) slow(l line) {
 		if b.take(l) {
 			s.finish(b)
 		}
-	} else if st, ok := l.starts(); ok {
+	} else if st, ok := s.starts(l); ok {
 		s.begin(l, st)
 		return
 	}
@@ -166,11 +167,18 @@ func (s *scanner) slow(l line) {
 	}
 }
 
+// starts reports whether a line begins a report in this log.
+func (s *scanner) starts(l line) (start, bool) {
+	st, ok := l.starts()
+	return st, ok && !(st.tail && s.stalled)
+}
+
 // begin opens a report.
 func (s *scanner) begin(l line, st start) {
 	if st.panic && s.died {
 		return // "Fatal exception" and the like
 	}
+	s.stalled = s.stalled || st.class == record.ClassRCU && st.irq
 	b := newBuilder(l, st)
 	if s.rule.no > 0 && s.rule.caller == l.caller && l.no-s.rule.no <= 6 {
 		b.first = s.rule.no
@@ -785,7 +793,7 @@ func (b *builder) titled(frames []frame) (title string, top []frame, whole bool)
 	}
 	candidates := frames
 	switch {
-	case b.from != "":
+	case b.from != "" && (len(b.origin) > 0 || b.class == record.ClassLockdep):
 		candidates = b.origin
 	case b.takes && len(frames) > 0: // the place of the lock is looked for among the frames
 	case b.fn != "" && (len(frames) == 0 || frames[0].name != b.fn):

@@ -46,6 +46,7 @@ type start struct {
 	from   string   // the stack trace behind a line that holds this names the report
 	lock   bool     // "..., at: func" names the report
 	part   bool     // the lines in front of it, which say what happened, are missing
+	tail   bool     // part of a report unless that one is missing
 
 	vague   bool // its words could be any program's
 	takes   bool // with lock: the function at the lock is the one, even if it allocates, unless another stands above it
@@ -95,6 +96,11 @@ func starts(text []byte) (start, bool) {
 		}
 		if rest, ok := bytes.CutPrefix(text, []byte("rcu: INFO: ")); ok {
 			return startInfo(string(rest))
+		}
+		if bytes.Contains(text, []byte(" kthread starved for ")) { // last part of a stall's report
+			s, _ := startInfo("rcu: detected stall")
+			s.tail, s.part = true, true
+			return s, true
 		}
 		if bytes.HasPrefix(text, []byte("refcount_t: ")) {
 			return s, false // the WARNING that follows is the report
@@ -184,7 +190,7 @@ func startDie(text []byte, open int) (start, bool) {
 
 // firstWords are what the first lines of reports begin with, by their first letter.
 var firstWords = byLetter([]string{
-	"------------[ cut here", "BUG: ", "BUG ", "WARNING: ", "INFO: ", "[ INFO: ", "[ BUG: ", "rcu: INFO: ", "watchdog: ", "NMI watchdog: ",
+	"------------[ cut here", "BUG: ", "BUG ", "WARNING: ", "INFO: ", "[ INFO: ", "[ BUG: ", "rcu: INFO: ", "rcu: rcu_", "rcu_", "watchdog: ", "NMI watchdog: ",
 	"Internal error: ", "Insufficient stack space", "Alignment trap: ", "VFS: Busy inodes", "VFS: Close: ", "mce: [Hardware Error]: ", "arm-smmu",
 	"Kernel panic - ", "Kernel BUG ", "Kernel bug detected", "CPU ", "DMAR: [", "virtio_iommu ", "general protection fault", "stack segment",
 	"divide error", "divide_error", "invalid opcode", "int3", "Reserved instruction in kernel code", "illegal operation: ", "kernel stack overflow (",
