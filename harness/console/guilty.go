@@ -106,7 +106,7 @@ var reporters = words(`
 	panic ^die$ ^__die ^die_ ^oops_ __warn ^warn_ handle_bug fixup_bug report_bug invalid_op ^exc_ ^asm_exc_ do_error
 	^do_trap _trap$ page_fault_oops ^no_context$ ^bad_area ^__bad_area mm_fault_error do_user_addr_fault do_kern_addr_fault
 	^do_page_fault ^__do_page_fault ^async_page_fault$ ^page_fault$ ^general_protection$ ^error_entry$
-	do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^do_debug_exception ^program_check
+	do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^ex_handler_ ^fixup_exception$ ^refcount_error_report$ ^do_debug_exception ^program_check
 	^__show_regs$ ^show_regs ^sched_show_task$ ^show_state_filter$ show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
 	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ ^hex_string$
 	^ip_addr_string$ ^ip4_addr_string ^ip6_addr_string ^ip4_string$ ^ip6_string$ ^ip6_compressed_string$ ^mac_address_string$ ^uuid_string$ hex_dump ^dev_err ^dev_warn
@@ -130,7 +130,7 @@ var helpers = words(`
 
 	fs_reclaim_acquire ^_atomic_dec_and_ spin_lock spin_trylock spin_unlock ^do_raw_ ^queued_ ^native_queued_ raw_spin_rq read_lock read_trylock read_unlock write_lock write_trylock
 	write_unlock ^down$ ^down_ ^__down ^up_ ^__up_ ^percpu_down ^percpu_up ^__percpu_down ^rwsem_ ^mutex_ ^__mutex_ ^rt_mutex ^__rt_mutex
-	^ww_mutex ^rtlock_ ^rwbase_ ^rust_helper_ osq_lock osq_unlock owner_on_cpu ^complete$ ^__wake_up wait_for_completion ^__wait_for_common$ ^do_wait_for_common$ ^finish_wait$
+	^ww_mutex ^rtlock_ ^rwbase_ ^rust_helper_ osq_lock osq_unlock owner_on_cpu ^complete$ ^__wake_up wait_for_completion ^__wait_for_common$ ^do_wait_for_common$ ^wait_for_common$ ^finish_wait$
 
 	^refcount_ ^__refcount ^kref_ ref_tracker ^atomic_ ^atomic64_ ^arch_atomic ^__list_add ^__list_del ^list_add ^list_del ^list_move ^list_replace
 	^list_splice ^__list_splice ^klist_ ^rb_ ^__rb_ ^hlist_ ^set_bit$ ^clear_bit$ ^test_bit$ ^change_bit$ ^__set_bit$ ^__clear_bit$ ^test_and_ ^__test_and_
@@ -141,7 +141,7 @@ var helpers = words(`
 	kmalloc kzalloc kcalloc kvmalloc kvzalloc vmalloc vzalloc krealloc alloc_page alloc_frozen_page folio_alloc ^kfree$ ^kvfree$ ^vfree$ ^kzfree$
 	^kfree_sensitive$ ^free_large_kmalloc$ kfree_skb
 
-	^schedule$ ^__schedule schedule_timeout ^schedule_preempt ^schedule_idle io_schedule preempt_schedule ^context_switch$ ^__switch_to
+	^schedule$ ^__schedule schedule_timeout ^schedule_preempt ^schedule_idle cond_resched io_schedule preempt_schedule ^context_switch$ ^__switch_to
 	^dl_task_check_affinity$
 
 	del_timer timer_delete ^sk_stop_timer lock_timer_base ^__mod_timer flush_work cancel_work cancel_delayed_work try_to_grab_pending drain_workqueue

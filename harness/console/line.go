@@ -56,8 +56,8 @@ func parseLine(no int, raw []byte) line {
 	l.text = raw[n:]
 	l.caller, l.text = cutCaller(l.text, l.stamped)
 	if l.stamped && l.caller == "" {
-		// journalctl -o short-monotonic puts the host between.
-		if i := bytes.Index(l.text[:min(len(l.text), 72)], []byte(" kernel: ")); i > 0 && bytes.IndexByte(l.text[1:i], ' ') < 0 {
+		// journalctl -o short-monotonic puts the host between, or nothing with --no-hostname.
+		if i := bytes.Index(l.text[:min(len(l.text), 72)], []byte(" kernel: ")); i == 0 || i > 0 && bytes.IndexByte(l.text[1:i], ' ') < 0 {
 			l.text = l.text[i+len(" kernel: ")-1:]
 		}
 	}
@@ -77,6 +77,9 @@ func unwrap(raw []byte) []byte {
 		if end := bytes.IndexByte(raw[:min(len(raw), 6)], '>'); end > 0 && digits(string(raw[1:end])) == end-1 {
 			raw = raw[end+1:]
 		}
+	}
+	if n := terminalClock(raw); n > 0 {
+		return unwrap(raw[n:])
 	}
 	if rest, ok := bytes.CutPrefix(raw, []byte("kern  :")); ok { // dmesg -x: facility, level
 		if i := bytes.Index(rest[:min(len(rest), 10)], []byte(": ")); i > 0 {
@@ -100,6 +103,39 @@ func unwrap(raw []byte) []byte {
 		}
 	}
 	return raw
+}
+
+// terminalClock gives the length of the time of day that a terminal program or a build server puts before every line:
+// "[2021/07/05, 13:43:52.334] ", "[13:43:52] ", "2026-09-17T03:25:48.5656375Z ". Whose line it is it does not tell.
+func terminalClock(raw []byte) int {
+	if len(raw) < len("13:43:52 ") {
+		return 0
+	}
+	end := 0
+	switch {
+	case raw[0] == '[' && raw[1] >= '0' && raw[1] <= '9':
+		if end = bytes.IndexByte(raw[:min(len(raw), 36)], ']'); end < 0 || len(bytes.Trim(raw[1:end], "0123456789/-:., TZ+")) > 0 {
+			return 0
+		}
+		end++
+	case raw[0] >= '0' && raw[0] <= '9':
+		if end = len("2026-09-17"); inForm(raw, "9999-99-99") == 0 || inForm(raw, formISO) > 0 {
+			return 0
+		}
+		for end < len(raw) && end < 36 && (raw[end] == ' ' && end == len("2026-09-17") || bytes.IndexByte([]byte("0123456789:.,TZ+-"), raw[end]) >= 0) {
+			end++
+		}
+	}
+	for at := range max(0, end-len("13:43:52")+1) {
+		if inForm(raw[at:end], "99:99:99") == 0 {
+			continue
+		}
+		if end < len(raw) && raw[end] == ' ' {
+			end++
+		}
+		return end
+	}
+	return 0
 }
 
 // innerStamp finds a stamp within a line, -1 when there is none.
@@ -216,7 +252,7 @@ func inForm(s []byte, form string) int {
 				return 0
 			}
 		case '9':
-			if (c < '0' || c > '9') && (c != ' ' || form[i-1] != ' ') {
+			if (c < '0' || c > '9') && (c != ' ' || i == 0 || form[i-1] != ' ') {
 				return 0
 			}
 		default:
@@ -295,13 +331,18 @@ func hungTask(text []byte) []byte {
 }
 
 // cutCaller takes a caller off a line: "[  T123]" or "[    C0]" right behind the stamp, behind a space with some
-// daemons, and "c1   5071 " in Android's kernels.
+// daemons, and what Android's kernels have there: "c1   5071 ", "c0 1 (swapper/0) ", "[3:  kworker/3:1:  123] ",
+// "(3)[123:kworker/3:1]".
 func cutCaller(text []byte, stamped bool) (caller string, rest []byte) {
 	if caller, n := parseCaller(text); n > 0 {
 		return caller, text[n:]
 	}
 	if !stamped || len(text) < 4 || text[0] != ' ' {
 		return "", text
+	}
+	inner := bytes.TrimLeft(text, " -")
+	if caller, n := vendorCaller(inner); n > 0 {
+		return caller, inner[n:]
 	}
 	if caller, n := parseCaller(text[1:]); n > 0 {
 		return caller, text[1+n:]
@@ -315,9 +356,37 @@ func cutCaller(text []byte, stamped bool) (caller string, rest []byte) {
 	}
 	task := bytes.TrimLeft(text[cpu:], " ")
 	if n := digits(string(task[:min(len(task), 12)])); n > 0 && n < len(task) && task[n] == ' ' {
-		return "T" + string(task[:n]), task[n:]
+		rest = task[n:]
+		if end := bytes.Index(rest[:min(len(rest), 24)], []byte(") ")); end > 0 && rest[1] == '(' {
+			rest = rest[end+1:]
+		}
+		return "T" + string(task[:n]), rest
 	}
 	return "C" + string(text[2:cpu]), text[cpu:]
+}
+
+// vendorCaller reads "[3:    kworker/3:1:  123]" and "(3)[123:kworker/3:1]".
+func vendorCaller(s []byte) (caller string, n int) {
+	if len(s) < 8 || s[0] != '[' && s[0] != '(' {
+		return "", 0
+	}
+	cpu := 1 + digits(string(s[1:4]))
+	end := bytes.IndexByte(s[:min(len(s), 48)], ']')
+	if cpu == 1 || end < cpu+3 {
+		return "", 0
+	}
+	switch inner := s[cpu:end]; {
+	case s[0] == '[' && inner[0] == ':':
+		colon := bytes.LastIndexByte(inner, ':')
+		if pid := bytes.TrimLeft(inner[colon+1:], " "); colon > 0 && len(pid) > 0 && digits(string(pid)) == len(pid) {
+			return "T" + string(pid), end + 1
+		}
+	case s[0] == '(' && inner[0] == ')' && inner[1] == '[':
+		if pid := digits(string(inner[2:])); pid > 0 && 2+pid < len(inner) && inner[2+pid] == ':' {
+			return "T" + string(inner[2:2+pid]), end + 1
+		}
+	}
+	return "", 0
 }
 
 // parseCaller reads "[  T123]" or "[    C0]", and "[T123@C0]".

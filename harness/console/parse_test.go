@@ -494,6 +494,9 @@ func TestUnknownBugsNeedTheKernel(t *testing.T) {
 		"Nov 22 23:01:20 l1 kernel: BUG: the widget is blue\n":                     1,
 		"Nov 22 23:01:20 l1 make[12]: BUG: the widget is blue\n":                   0,
 		"<3>BUG: the widget is blue\n":                                             1,
+		"[2021/07/05, 13:43:52.334] BUG: the widget is blue\n":                     0,
+		"2026-09-17T03:25:48.5656375Z BUG: the widget is blue\n":                   0,
+		"2026-09-17T03:25:48,565637+00:00 BUG: the widget is blue\n":               1,
 		"BUG: Bad rss-counter state mm:00000000aabbccdd type:MM_ANONPAGES val:1\n": 1,
 		"[    1.000000] BUG: Bad page state: 12 messages suppressed\n":             0,
 	} {

@@ -320,6 +320,9 @@ func (b *builder) absorbs(l line, st start) bool {
 		}
 		b.extend(l)
 		return true
+	case b.oops && st.oops && b.title == st.title && b.trace == noTrace && b.rip == nil && b.seen < maxIdle && !bytes.Contains(l.text, []byte("[#")):
+		b.extend(l) // of another CPU, which waits for this one to finish before it prints the rest
+		return true
 	case st.panic && b.title == st.title && b.trace == noTrace:
 		b.extend(l)
 		b.keep(l.text)
