@@ -152,8 +152,8 @@ func innerStamp(text []byte) int {
 	}
 }
 
-// parseStamp reads "[    1.234567]", and some vendors' "[    1.234567,0]", and gives its length, 0 when there is
-// none.
+// parseStamp reads "[    1.234567]", and some vendors' "[    1.234567,0]" and "[    1.234567s]", and gives its length,
+// 0 when there is none.
 func parseStamp(s []byte) (micros int64, n int) {
 	if len(s) < len("[0.000000]") || s[0] != '[' {
 		return 0, 0
@@ -186,6 +186,8 @@ func parseStamp(s []byte) (micros int64, n int) {
 	}
 	if s[i] == ',' && i+2 < len(s) && s[i+1] >= '0' && s[i+1] <= '9' {
 		i += 2
+	} else if s[i] == 's' && i+1 < len(s) {
+		i++
 	}
 	if s[i] != ']' {
 		return 0, 0
@@ -332,12 +334,12 @@ func hungTask(text []byte) []byte {
 
 // cutCaller takes a caller off a line: "[  T123]" or "[    C0]" right behind the stamp, behind a space with some
 // daemons, and what Android's kernels have there: "c1   5071 ", "c0 1 (swapper/0) ", "[3:  kworker/3:1:  123] ",
-// "(3)[123:kworker/3:1]".
+// "(3)[123:kworker/3:1]", "[pid:123,cpu3,kworker/3:1]".
 func cutCaller(text []byte, stamped bool) (caller string, rest []byte) {
 	if caller, n := parseCaller(text); n > 0 {
 		return caller, text[n:]
 	}
-	if !stamped || len(text) < 4 || text[0] != ' ' {
+	if !stamped || len(text) < 4 || text[0] != ' ' && text[0] != '[' && text[0] != '-' {
 		return "", text
 	}
 	inner := bytes.TrimLeft(text, " -")
@@ -347,7 +349,7 @@ func cutCaller(text []byte, stamped bool) (caller string, rest []byte) {
 	if caller, n := parseCaller(text[1:]); n > 0 {
 		return caller, text[1+n:]
 	}
-	if text[1] != 'c' || text[2] < '0' || text[2] > '9' {
+	if text[0] != ' ' || text[1] != 'c' || text[2] < '0' || text[2] > '9' {
 		return "", text
 	}
 	cpu := 2 + digits(string(text[2:min(len(text), 6)]))
@@ -365,10 +367,18 @@ func cutCaller(text []byte, stamped bool) (caller string, rest []byte) {
 	return "C" + string(text[2:cpu]), text[cpu:]
 }
 
-// vendorCaller reads "[3:    kworker/3:1:  123]" and "(3)[123:kworker/3:1]".
+// vendorCaller reads "[3:    kworker/3:1:  123]", "(3)[123:kworker/3:1]" and "[pid:123,cpu3,kworker/3:1]".
 func vendorCaller(s []byte) (caller string, n int) {
 	if len(s) < 8 || s[0] != '[' && s[0] != '(' {
 		return "", 0
+	}
+	if pid, ok := bytes.CutPrefix(s, []byte("[pid:")); ok {
+		n := digits(string(pid[:min(len(pid), 10)]))
+		end := bytes.IndexByte(pid[:min(len(pid), 48)], ']')
+		if n == 0 || end < n || !bytes.HasPrefix(pid[n:], []byte(",cpu")) {
+			return "", 0
+		}
+		return "T" + string(pid[:n]), len("[pid:") + end + 1
 	}
 	cpu := 1 + digits(string(s[1:4]))
 	end := bytes.IndexByte(s[:min(len(s), 48)], ']')
