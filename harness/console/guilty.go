@@ -107,7 +107,7 @@ var reporters = words(`
 	^do_trap _trap$ page_fault_oops ^no_context$ ^bad_area ^__bad_area mm_fault_error do_user_addr_fault do_kern_addr_fault
 	^do_page_fault ^__do_page_fault ^async_page_fault$ ^page_fault$ ^general_protection$ ^error_entry$
 	do_kernel_fault ^do_translation_fault ^do_mem_abort ^el1_abort ^el1_ ^el1h_64_ ^brk_handler ^bug_handler ^ex_handler_ ^fixup_exception$ ^refcount_error_report$ ^do_debug_exception ^program_check
-	^__show_regs$ ^show_regs ^sched_show_task$ ^show_state_filter$ show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame
+	^__show_regs$ ^show_regs ^sched_show_task$ ^show_state_filter$ show_stack dump_stack dump_page ^dump_backtrace show_trace_log walk_stack stack_trace_ ^arch_stack_walk unwind_next_frame ^arc_unwind_core$
 	^print_ ^report_ ^__report_ printk va_format snprintf scnprintf kasprintf ^string$ ^string_ ^pointer$ ^hex_string$
 	^ip_addr_string$ ^ip4_addr_string ^ip6_addr_string ^ip4_string$ ^ip6_string$ ^ip6_compressed_string$ ^mac_address_string$ ^uuid_string$ hex_dump ^dev_err ^dev_warn
 	^dev_info ^get_taint$

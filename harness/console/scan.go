@@ -431,10 +431,15 @@ func (b *builder) extend(l line) { b.last = l.no }
 // stack reads the lines of a stack trace: its frames, its tags, and the registers of an exception within.
 func (b *builder) stack(raw, text []byte) (frame, bool) {
 	switch {
-	case hasAny(text, "Call Trace:", "Call trace:", "Backtrace:", "backtrace:", "backtrace ("):
+	case hasAny(text, "Call Trace:", "Call trace:", "Backtrace:", "backtrace:", "backtrace (", "Stack Trace:") || string(text) == "Trace:":
 		if b.trace == noTrace {
 			b.keep(raw)
 			b.trace = inTrace
+		}
+		if i := bytes.Index(text, []byte(": [<")); i > 0 { // m68k puts the first frame here
+			if f, ok := parseFrame(text[i+2:]); ok {
+				return f, true
+			}
 		}
 		return frame{}, true
 	case b.trace == noTrace && b.class == record.ClassKASAN && bytes.HasSuffix(text, []byte(":")) &&
@@ -442,7 +447,7 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 		b.trace = inTrace // KFENCE and KCSAN put no "Call Trace:" above the first one
 		b.keep(raw)
 		return frame{}, true
-	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "TPC: <", "epc : ", "epc   : ", "ERA: ", "NIP [", "Krnl PSW : "):
+	case hasAny(text, "RIP: ", "EIP: ", "IP: ", "pc : ", "PC is at ", "pc is at ", "PC: [<", "TPC: <", "epc : ", "epc   : ", "ERA: ", "NIP [", "Krnl PSW : "):
 		f, user := parseRIP(text)
 		if user {
 			return frame{}, b.trace == inTrace
@@ -546,7 +551,7 @@ func parseRIP(text []byte) (f frame, user bool) {
 		_, where, _ = bytes.Cut(text, []byte("] "))
 	case bytes.HasPrefix(text, []byte("TPC: <")): // sparc
 		where = text[len("TPC: <"):]
-	case bytes.HasPrefix(text, []byte("PC is at ")): // arm
+	case bytes.HasPrefix(text, []byte("PC is at ")), bytes.HasPrefix(text, []byte("pc is at ")): // arm, alpha
 		where = text[len("PC is at "):]
 	case bytes.HasPrefix(text, []byte("Krnl PSW : ")): // s390: two words, then (func+0x12/0x34)
 		_, where, _ = bytes.Cut(text, []byte(" ("))
