@@ -135,7 +135,7 @@ var helpers = words(`
 	^refcount_ ^__refcount ^kref_ ref_tracker ^atomic_ ^atomic64_ ^arch_atomic ^__list_add ^__list_del ^list_add ^list_del ^list_move ^list_replace
 	^list_splice ^__list_splice ^klist_ ^rb_ ^__rb_ ^hlist_ ^set_bit$ ^clear_bit$ ^test_bit$ ^change_bit$ ^__set_bit$ ^__clear_bit$ ^test_and_ ^__test_and_
 
-	memcpy memset memmove memcmp memchr memdup strlen strnlen strcmp strncmp strcpy strncpy strlcpy strscpy strchr strstr strdup strndup rep_movs rep_stos
+	memcpy memset memmove memcmp memchr memdup strlen strnlen strcmp strncmp strcpy strncpy strlcpy strscpy strchr strrchr strnchr strstr strnstr strspn strcspn strpbrk strsep strcat strncat strlcat strcasecmp strncasecmp strdup strndup rep_movs rep_stos
 	copy_to_user copy_from_user ^__copy_user copy_user_generic copy_to_iter copy_from_iter copy_page_to_iter copy_page_from_iter get_user put_user
 	__might_ ^___might ^might_ ^__phys_addr
 	kmalloc kzalloc kcalloc kvmalloc kvzalloc vmalloc vzalloc krealloc alloc_page alloc_frozen_page folio_alloc ^kfree$ ^kvfree$ ^vfree$ ^kzfree$
@@ -147,7 +147,7 @@ var helpers = words(`
 	del_timer timer_delete ^sk_stop_timer lock_timer_base ^__mod_timer flush_work cancel_work cancel_delayed_work try_to_grab_pending drain_workqueue
 	destroy_workqueue queue_work ^insert_work$ queue_delayed_work kthread_stop ^kobject_ ^add_uevent_var$ ^get_device_parent$ ^put_device$ ^device_add$
 	^device_del$ ^device_unregister$ ^device_destroy$ ^device_release$ ^dpm_sysfs_remove$ ^i2c_del_adapter$ ^devres_release_all$ ^device_for_each_child$ sysfs_warn_dup ^sysfs_create_dir
-	^sysfs_remove ^device_remove_file$ unregister_netdev ^rollback_registered usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
+	^sysfs_remove ^device_remove_file$ unregister_netdev ^rollback_registered ^hwrng_unregister$ usb_kill_urb usb_control_msg usb_hcd_submit_urb usb_submit_urb ^iput$ ^iput_final$ ^ihold$ dput
 	^ida_free$ ^drop_nlink$ ^xas_start$ ^xas_load$ ^xas_find ^find_get_entr ^find_lock_entr ^ifs_free$ ^folio_unlock$ ^unlock_page$ ^truncate_cleanup_folio$ ^truncate_inode_ rhashtable_lookup cleanup_srcu_struct readb$ readw$ readl$ readq$ writeb$ writew$
 	writel$ writeq$ ^crc_ ^crc16 ^crc32 ^crc64 ^crc7 ^crc8 _indirect_thunk_
 `)
