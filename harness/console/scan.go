@@ -494,10 +494,11 @@ func (b *builder) stack(raw, text []byte) (frame, bool) {
 // entryRegisters begin the lines that powerpc and arm print within a trace, where an interrupt or a trap came in.
 var entryRegisters = []string{"LR = ", "NIP: ", "NIP [", "LR [", "REGS: ", "MSR: ", "CFAR: ", "GPR", "Exception stack("}
 
-// unwinder reports whether a line is the first frame of arm's unwinder: its own.
+// unwinder reports whether a line is a frame of arm's unwinder, "[<80776938>] (schedule) from [<8014ac8c>] (caller+0x20/0x40)",
+// or its first one, its own, in a kernel that writes them otherwise.
 func unwinder(text []byte) bool {
 	f, ok := parseFrame(text)
-	return ok && (f.name == "unwind_backtrace" || f.name == "dump_backtrace")
+	return ok && (f.from != "" || f.name == "unwind_backtrace" || f.name == "dump_backtrace")
 }
 
 // exceptionStack reports whether a line is of arm's dump of what an exception saved: "3f00: 20b35644 7effffff ...".
