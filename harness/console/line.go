@@ -32,6 +32,9 @@ func parseLine(no int, raw []byte) line {
 	if bytes.IndexByte(raw, 0x1b) >= 0 {
 		raw = withoutColours(raw)
 	}
+	if bytes.IndexByte(raw, '&') >= 0 || bytes.IndexByte(raw, 0xc2) >= 0 {
+		raw = offPage(raw)
+	}
 	l := line{no: no}
 	stamp, n := parseStamp(raw)
 	if n == 0 {
@@ -78,9 +81,6 @@ func unwrap(raw []byte) []byte {
 			raw = raw[end+1:]
 		}
 	}
-	if n := terminalClock(raw); n > 0 {
-		return unwrap(raw[n:])
-	}
 	if rest, ok := bytes.CutPrefix(raw, []byte("kern  :")); ok { // dmesg -x: facility, level
 		if i := bytes.Index(rest[:min(len(rest), 10)], []byte(": ")); i > 0 {
 			raw = rest[i+2:]
@@ -102,40 +102,53 @@ func unwrap(raw []byte) []byte {
 			return unwrap(rest[len(rest[:min(len(rest), 16)])-len(inner):])
 		}
 	}
+	if n := terminalClock(raw); n > 0 {
+		return unwrap(raw[n:])
+	}
 	return raw
 }
 
 // terminalClock gives the length of the time of day that a terminal program or a build server puts before every line:
-// "[2021/07/05, 13:43:52.334] ", "[13:43:52] ", "2026-09-17T03:25:48.5656375Z ". Whose line it is it does not tell.
+// "[2021/07/05, 13:43:52.334] ", "13:43:52 ", "09/17/2026 13:43:52 ", "2026-09-17T03:25:48.5656375Z ". Whose line it is it
+// does not tell.
 func terminalClock(raw []byte) int {
-	if len(raw) < len("13:43:52 ") {
+	if len(raw) < len("13:43:52 ") || inForm(raw, formISO) > 0 {
 		return 0
 	}
-	end := 0
+	i := 0
+	open := raw[0] == '['
+	if open {
+		i++
+	}
+	for _, date := range []string{"9999-99-99", "9999/99/99", "99/99/9999", "99.99.9999", "Aaa 99"} {
+		if n := inForm(raw[i:], date); n > 0 && i+n < len(raw) {
+			i += n + 1
+			if raw[i-1] == ',' && i < len(raw) && raw[i] == ' ' {
+				i++
+			} else if raw[i-1] != ' ' && raw[i-1] != 'T' {
+				return 0
+			}
+			break
+		}
+	}
+	n := inForm(raw[i:], "99:99:99")
+	if n == 0 {
+		return 0
+	}
+	i += n
+	for i < len(raw) && i < 40 && bytes.IndexByte([]byte("0123456789.,:+-Z"), raw[i]) >= 0 {
+		i++
+	}
 	switch {
-	case raw[0] == '[' && raw[1] >= '0' && raw[1] <= '9':
-		if end = bytes.IndexByte(raw[:min(len(raw), 36)], ']'); end < 0 || len(bytes.Trim(raw[1:end], "0123456789/-:., TZ+")) > 0 {
-			return 0
-		}
-		end++
-	case raw[0] >= '0' && raw[0] <= '9':
-		if end = len("2026-09-17"); inForm(raw, "9999-99-99") == 0 || inForm(raw, formISO) > 0 {
-			return 0
-		}
-		for end < len(raw) && end < 36 && (raw[end] == ' ' && end == len("2026-09-17") || bytes.IndexByte([]byte("0123456789:.,TZ+-"), raw[end]) >= 0) {
-			end++
-		}
+	case open && i < len(raw) && raw[i] == ']':
+		i++
+	case open || i < len(raw) && raw[i] != ' ':
+		return 0
 	}
-	for at := range max(0, end-len("13:43:52")+1) {
-		if inForm(raw[at:end], "99:99:99") == 0 {
-			continue
-		}
-		if end < len(raw) && raw[end] == ' ' {
-			end++
-		}
-		return end
+	if i < len(raw) && raw[i] == ' ' {
+		i++
 	}
-	return 0
+	return i
 }
 
 // innerStamp finds a stamp within a line, -1 when there is none.
@@ -213,7 +226,7 @@ func wallClock(s []byte) int {
 				return end + 1
 			}
 		}
-		return inForm(s, formCtime)
+		return max(inForm(s, formCtime), inForm(s, "[Aaa99 99:99]"), inForm(s, "[Aaa 9 99:99]")) // -T, and the first line of a minute with -H
 	case s[0] < '0' || s[0] > '9':
 		return 0
 	}
@@ -224,13 +237,17 @@ func wallClock(s []byte) int {
 }
 
 // recordHead gives the length of what stands before the text of a record of /dev/kmsg: "6,1234,61123456,-;" or
-// with ",caller=T12" too.
+// with ",caller=T12" too; netconsole may put the kernel's version in front.
 func recordHead(s []byte) int {
 	end := bytes.IndexByte(s[:min(len(s), 72)], ';')
 	if end < 0 || bytes.Count(s[:end], []byte(",")) < 3 {
 		return 0
 	}
-	for i, field := range bytes.Split(s[:end], []byte(",")) {
+	fields := bytes.Split(s[:end], []byte(","))
+	if len(fields) > 4 && bytes.IndexByte(fields[0], '.') > 0 {
+		fields = fields[1:]
+	}
+	for i, field := range fields {
 		if i < 3 && (len(field) == 0 || digits(string(field)) != len(field)) {
 			return 0
 		}
@@ -264,6 +281,18 @@ func inForm(s []byte, form string) int {
 		}
 	}
 	return len(form)
+}
+
+// entities are how a page writes what it would take for its own, and a blank that it would not break a line at.
+var entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&", "&quot;", `"`, "&#39;", "'", "&nbsp;", " ", "\u00a0", " ")
+
+// offPage undoes what a line that was copied off a page may have kept of it.
+func offPage(raw []byte) []byte {
+	if bytes.Contains(raw, []byte("&lt;")) || bytes.Contains(raw, []byte("&gt;")) || bytes.Contains(raw, []byte("&amp;")) ||
+		bytes.Contains(raw, []byte("&quot;")) || bytes.Contains(raw, []byte("\u00a0")) {
+		return []byte(entities.Replace(string(raw)))
+	}
+	return raw
 }
 
 // withoutColours drops the escape sequences that colour text, and those that clear to the end of a line.
