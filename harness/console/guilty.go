@@ -191,7 +191,7 @@ var (
 	skipStack     = words(`stack_chk bad_stack`)
 	skipTaking    = words(`^lock_ ^local_lock spin_ mutex_ _acquire ^down ^up_ ^rcu_`) // what takes a lock for somebody
 	skipTimer     = words(`apic_timer_interrupt rcu`)
-	skipPageOwner = words(`^bad_page$ free_hot_cold check_new_page prep_new_page ^tlb_ free_page put_page get_page update_page release_page free_unref ^folio ^__folio truncate_inode_pages page_frag_free alloc vmap page_owner`)
+	skipPageOwner = words(`^bad_page$ free_hot_cold check_new_page prep_new_page ^tlb_ free_page put_page get_page update_page release_page free_unref ^folio ^__folio truncate_inode_pages page_frag_free filemap_ alloc vmap page_owner`)
 )
 
 func words(list string) []string { return strings.Fields(list) }

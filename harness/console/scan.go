@@ -416,10 +416,11 @@ func (b *builder) take(l line) (complete bool) {
 	return false
 }
 
-// starved moves the stack trace of RCU's own thread out of the way, which is a stall's victim. It tells
-// whether there was one.
+// starved moves the stack trace of RCU's own thread out of the way, which is a stall's victim, or one that names nobody,
+// of a CPU that does not answer. It tells whether there was one.
 func (b *builder) starved() bool {
-	victim := slices.ContainsFunc(b.frames, func(f frame) bool { return f.name == "rcu_gp_kthread" })
+	victim := slices.ContainsFunc(b.frames, func(f frame) bool { return f.name == "rcu_gp_kthread" }) ||
+		b.rip == nil && !slices.ContainsFunc(b.frames, func(f frame) bool { return !onlyReports(f.name) })
 	if victim {
 		b.victim, b.frames, b.rip = b.frames, nil, nil
 	}
