@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 )
 
 // ExitState is how a QEMU ended. Before its end only Shutdown and Panicked mean something.
@@ -15,8 +14,6 @@ type ExitState struct {
 	Signal   string // "SIGKILL"; empty if none
 	Shutdown string // QEMU's reason: guest-shutdown, guest-reset, host-qmp-quit, host-signal; empty if it gave none
 	Panicked bool   // the guest's kernel reported a panic
-
-	CPU time.Duration // of QEMU, once it has ended: its own, its vCPUs', and the kernel's for it
 }
 
 func (s ExitState) String() string {

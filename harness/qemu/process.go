@@ -85,6 +85,7 @@ type Process struct {
 
 	mu    sync.Mutex
 	state ExitState
+	cpu   time.Duration
 
 	starved atomic.Int64 // what Starved last gave
 
@@ -235,7 +236,7 @@ func (p *Process) reap(err error, ps *os.ProcessState) {
 		p.state.Signal = fmt.Sprintf("wait: %v", err)
 		return
 	}
-	p.state.Code, p.state.CPU = ps.ExitCode(), ps.UserTime()+ps.SystemTime()
+	p.state.Code, p.cpu = ps.ExitCode(), ps.UserTime()+ps.SystemTime()
 	if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		p.state.Signal = unix.SignalName(ws.Signal())
 	}
@@ -272,6 +273,13 @@ func (p *Process) Conn(channel string) net.Conn {
 
 // PID of the process, also after its end.
 func (p *Process) PID() int { return p.pid }
+
+// CPU is what QEMU took, once it has ended: its own time, its vCPUs', and the host kernel's for them.
+func (p *Process) CPU() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cpu
+}
 
 // Done is closed when QEMU has ended, for whatever reason, and ExitState is final.
 func (p *Process) Done() <-chan struct{} { return p.done }

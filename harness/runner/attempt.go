@@ -91,7 +91,7 @@ func (a *attempt) run(ctx context.Context) {
 		a.atEnd(g)
 	}
 	a.keep(ctx, g, cut)
-	defer func() { a.timing.End, a.timing.CPU = a.timing.End+a.took(), g.QEMU.ExitState().CPU.Seconds() }()
+	defer func() { a.timing.End, a.timing.CPU = a.timing.End+a.took(), g.QEMU.CPU().Seconds() }()
 	if err := g.Close(); err != nil && a.in.Exit.HostError == "" && !a.in.Exit.QEMUExited {
 		a.in.Exit.HostError = err.Error()
 	}
