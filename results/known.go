@@ -248,7 +248,8 @@ func (a KnownReport) explains(r record.Report) bool {
 
 // framesMatch reports whether the wanted frames are, in this order, among the top frames in modules. Two
 // foreign frames between them are forgiven: compilers inline differently. A wanted frame counts where a kernel
-// has its module built in, too.
+// has its module built in, too. Where no frame is in a module, the top is the function that the title names: what
+// stands above it only reports.
 func framesMatch(want []string, r record.Report) bool {
 	if len(want) == 0 {
 		return true
@@ -261,6 +262,9 @@ func framesMatch(want []string, r record.Report) bool {
 				top = append(top, frame)
 			}
 		}
+	} else {
+		_, guilty, _ := strings.Cut(r.Title, " in ")
+		top = top[max(0, slices.Index(top, guilty)):]
 	}
 	top = top[:min(len(top), len(want)+2)]
 	for _, frame := range top {

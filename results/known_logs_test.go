@@ -23,6 +23,7 @@ var knownLogs = map[string]struct{ scenario, variant, kernel, known string }{
 	"stats-fd-debian-7.3.4.log":               {"unload-vendor-stats-fd", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-stats"},
 	"debugfs-file-debian-6.12.117.log":        {"unload-vendor-debugfs-file", "", "6.12.117+deb12-amd64", "kvm-vendor-unpinned-debugfs"},
 	"debugfs-file-debian-7.2.12.log":          {"unload-vendor-debugfs-file", "", "7.2.12+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
+	"pciehp-reset-lock-6.12.117-lockdep.log":  {"hotplug-del-open", "pciehp", "6.12.117-lockdep", "pciehp-reset-lock"},
 	"debugfs-file-debian-7.3.4.log":           {"unload-vendor-debugfs-file", "", "7.3.4+deb13-amd64", "kvm-vendor-unpinned-debugfs"},
 }
 
