@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,6 +163,27 @@ func TestKernelOptionsAndModulesDecide(t *testing.T) {
 	assert.Equal(t, reason, "machine virtio needs CONFIG_VIRTIO_IOMMU, which this kernel was built without")
 	reason, _ = Request{}.unfit(lab.Needs{}, k, named(t, "virtio")[0])
 	assert.Equal(t, reason, "", "a scenario without a device does not mind")
+}
+
+// KVM of a PREEMPT_RT kernel does not work on TCG's CPU.
+func TestRealTimeKernelHasNoKVMUnderTCG(t *testing.T) {
+	tree := kernelFolder(t, t.TempDir())
+	config, err := os.ReadFile(filepath.Join(tree, "config"))
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(filepath.Join(tree, "config"), append(config, "CONFIG_PREEMPT_RT=y\n"...), 0o644))
+	cache, err := kernels.Open(filepath.Join(t.TempDir(), "kernels"))
+	assert.NilError(t, err)
+	k, err := cache.Add(t.Context(), tree, func(string) {})
+	assert.NilError(t, err)
+	m := named(t, "intel")[0]
+	reason, remedy := Request{}.unfit(lab.Needs{Modules: []string{"vfio", "kvm"}}, k, m)
+	assert.Check(t, strings.Contains(reason, "PREEMPT_RT"), reason)
+	assert.Check(t, strings.Contains(remedy, "a host with KVM"), remedy)
+	reason, _ = Request{}.unfit(lab.Needs{Modules: []string{"vfio"}}, k, m)
+	assert.Equal(t, reason, "")
+	m.Accel = machine.KVM
+	reason, _ = Request{}.unfit(lab.Needs{Modules: []string{"kvm"}}, k, m)
+	assert.Equal(t, reason, "")
 }
 
 // kernelFolder makes a folder that imports as Linux 6.12.9-test with KVM and VFIO built in and no IOMMUFD.

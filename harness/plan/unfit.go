@@ -140,7 +140,7 @@ func unfitMachine(needs lab.Needs, m machine.Machine) (reason, remedy string) {
 	return "", ""
 }
 
-func unfitKernel(needs lab.Needs, k kernels.Kernel, _ machine.Machine) (reason, remedy string) {
+func unfitKernel(needs lab.Needs, k kernels.Kernel, m machine.Machine) (reason, remedy string) {
 	v := k.Version()
 	// A bound that does not parse is refused when the scenario registers.
 	if lowest, err := kernels.ParseVersion(needs.MinKernel); err == nil && v.Less(lowest) {
@@ -163,6 +163,11 @@ func unfitKernel(needs lab.Needs, k kernels.Kernel, _ machine.Machine) (reason, 
 		if k.Has(name) == kernels.Absent {
 			return "needs module " + name + ", which this kernel does not have", withOption + "CONFIG_" + strings.ToUpper(name)
 		}
+	}
+	// kvm_arch_init of a PREEMPT_RT kernel refuses a CPU without X86_FEATURE_CONSTANT_TSC, which an AMD CPU has by
+	// CPUID's invtsc, and TCG has no such.
+	if slices.Contains(needs.Modules, "kvm") && m.Accel != machine.KVM && k.Option("CONFIG_PREEMPT_RT") == "y" {
+		return "needs KVM, which a PREEMPT_RT kernel has on a CPU with a constant TSC only: TCG emulates none", "a host with KVM, or a kernel without CONFIG_PREEMPT_RT"
 	}
 	return "", ""
 }
