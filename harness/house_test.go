@@ -74,7 +74,7 @@ harness/doctor: harness/qemu harness/guest harness/machine harness/pool harness/
 harness/plan: scenarios scenarios/lab kernels kernels/fragments harness/machine results/record
 harness/runner: scenarios scenarios/lab kernels images images/layout harness/* results results/record
 harness/series: scenarios/lab kernels kernels/checkout kernels/flock kernels/patch harness/machine harness/plan results results/effect results/record
-harness/repro: images/layout harness/runner
+harness/repro: images/layout harness/guest
 harness/bench: scenarios kernels images harness/* results results/record
 harness/cmd/nestbed: scenarios scenarios/lab kernels kernels/build kernels/checkout kernels/fragments kernels/patch images harness/* results results/*
 harness: NONE

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -8,6 +9,15 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
+
+// Connect waits until init is ready and welcomes it.
+func Connect(ctx context.Context, conns Conns) (*Guest, error) {
+	w, err := Await(ctx, conns)
+	if err != nil {
+		return nil, err
+	}
+	return w.Welcome(ctx)
+}
 
 // WriteSSHConfig makes what OpenSSH's programs need in the folder dir, for as long as this guest lives:
 // `ssh -F dir/config guest` and `scp -O -F dir/config FILE guest:` reach it through proxyCommand, a

@@ -36,7 +36,7 @@ type Conns struct {
 // Phase is how far a guest came on its way to serving SSH.
 type Phase string
 
-// The phases of Connect, named after what is waited for in each.
+// The phases of Await, Prepare and Welcome, named after what is waited for in each.
 const (
 	PhaseReady   Phase = "ready"   // the kernel boots: init has not said a word
 	PhasePrepare Phase = "prepare" // init does what Prepare asks for
@@ -211,15 +211,6 @@ func (e *PrepareError) Error() string { return "prepare the guest: " + e.Problem
 // Close gives the guest up.
 func (w *Waiting) Close() error {
 	return errors.Join(ignoreClosed(w.conns.SSH.Close()), ignoreClosed(w.conns.Control.Close()))
-}
-
-// Connect waits until init is ready and welcomes it. The errors are as of Await.
-func Connect(ctx context.Context, conns Conns) (*Guest, error) {
-	w, err := Await(ctx, conns)
-	if err != nil {
-		return nil, err
-	}
-	return w.Welcome(ctx)
 }
 
 // Welcome gives the guest the time, a seed and fresh keys, and logs in. The errors are as of Await; the

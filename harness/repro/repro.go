@@ -20,7 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/nestbed/nestbed/harness/runner"
+	"github.com/nestbed/nestbed/harness/guest"
 	"github.com/nestbed/nestbed/images/layout"
 )
 
@@ -32,11 +32,11 @@ const maxArguments = 128 << 10
 
 // Program is ready to be run in a guest.
 type Program struct {
-	Name     string        // of the file, as lower-case words with hyphens
-	Files    []runner.File // to be pushed
-	Argv     []string      // in the guest
-	SHA256   string        // of the file that the user named or, for C, of what it compiled to
-	Warnings string        // the compiler's
+	Name     string       // of the file, as lower-case words with hyphens
+	Files    []guest.File // to be pushed
+	Argv     []string     // in the guest
+	SHA256   string       // of the file that the user named or, for C, of what it compiled to
+	Warnings string       // the compiler's
 }
 
 // kind is what the user's file is.
@@ -87,7 +87,7 @@ func Load(ctx context.Context, file string, args []string) (Program, error) {
 	}
 	sum := sha256.Sum256(data)
 	p.SHA256 = hex.EncodeToString(sum[:])
-	p.Files = append(p.Files, runner.File{Name: inGuest, Mode: 0o755, Data: data})
+	p.Files = append(p.Files, guest.File{Name: inGuest, Mode: 0o755, Data: data})
 	return p, nil
 }
 
@@ -180,7 +180,7 @@ func checkELF(file string, data []byte) error {
 
 // findShell finds what a script needs. The guest has no shell, and no program of any distribution can run in
 // it but a static one; busybox is one that is a shell.
-func findShell(file string, text []byte) (runner.File, error) {
+func findShell(file string, text []byte) (guest.File, error) {
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	if words := strings.Fields(strings.TrimPrefix(string(line), "#!")); bytes.HasPrefix(line, []byte("#!")) && len(words) > 0 {
 		name := filepath.Base(words[0])
@@ -190,20 +190,20 @@ func findShell(file string, text []byte) (runner.File, error) {
 		switch name {
 		case "sh", "ash", "dash", "bash", "busybox":
 		default:
-			return runner.File{}, fmt.Errorf("%s: the guest has no %s, only a shell can be had there: write it in sh, C or Go", file, name)
+			return guest.File{}, fmt.Errorf("%s: the guest has no %s, only a shell can be had there: write it in sh, C or Go", file, name)
 		}
 	}
 	const wanted = "a script needs a shell in the guest, a static busybox in PATH: apt-get install busybox-static"
 	path, err := exec.LookPath("busybox")
 	if err != nil {
-		return runner.File{}, fmt.Errorf("%s: %s", file, wanted)
+		return guest.File{}, fmt.Errorf("%s: %s", file, wanted)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return runner.File{}, fmt.Errorf("%s: %w", file, err)
+		return guest.File{}, fmt.Errorf("%s: %w", file, err)
 	}
 	if err := checkELF(path, data); err != nil {
-		return runner.File{}, fmt.Errorf("%s: %s; the one that is there will not do: %w", file, wanted, err)
+		return guest.File{}, fmt.Errorf("%s: %s; the one that is there will not do: %w", file, wanted, err)
 	}
-	return runner.File{Name: layout.Path + "/busybox", Mode: 0o755, Data: data}, nil
+	return guest.File{Name: layout.Path + "/busybox", Mode: 0o755, Data: data}, nil
 }

@@ -12,7 +12,6 @@ package runner
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"github.com/nestbed/nestbed/harness/guest"
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
 	"github.com/nestbed/nestbed/harness/pool"
@@ -54,7 +54,7 @@ type Runner struct {
 	// Program, if not nil, is what the agent runs in every cell in the place of the scenario that it makes;
 	// Files are pushed into the guest before.
 	Program *lab.Program
-	Files   []File
+	Files   []guest.File
 
 	// BootProven names the machines on which some kernel is known to reach userspace on this host with this
 	// accelerator: there, a kernel that does not is at fault itself. A boot in this run proves a machine too.
@@ -68,13 +68,6 @@ type Runner struct {
 	Keep func(context.Context, Kept)
 
 	room func(dir string) error // nil: pool.Room
-}
-
-// File is a file for the guest.
-type File struct {
-	Name string // absolute, in the guest
-	Mode fs.FileMode
-	Data []byte
 }
 
 // Kept is a guest that is kept for a person to look at.

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nestbed/nestbed/harness/doctor"
+	"github.com/nestbed/nestbed/harness/guest"
 	"github.com/nestbed/nestbed/harness/machine"
 	"github.com/nestbed/nestbed/harness/plan"
 	"github.com/nestbed/nestbed/harness/qemu"
@@ -139,7 +140,7 @@ func runSeries(ctx context.Context, f seriesFlags, globs []string, stdin io.Read
 		return err
 	}
 	var program *results.Program
-	var files []runner.File
+	var files []guest.File
 	if f.with != "" {
 		loaded, err := repro.Load(ctx, f.with, nil)
 		if err != nil {
@@ -441,7 +442,7 @@ type seriesRunner struct {
 	accel   doctor.Choice
 	version string
 	program *lab.Program
-	files   []runner.File
+	files   []guest.File
 	told    *results.Program
 	stderr  io.Writer
 }
